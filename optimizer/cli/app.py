@@ -1,0 +1,145 @@
+"""Which commands are there, and what does each take?"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from optimizer import __version__
+from optimizer.cli.completion import complete_word
+
+app = typer.Typer(
+    name="optimizer",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    help="Finds the compiler flags, quantisation, pruning and batch and context sizes that make compiled model "
+    "inference fastest, and proves it.",
+    epilog="Exit codes: 0 done, 1 failed on the way, 2 a wrong request, 130 interrupted.",
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Settings: target=gemm_cpu strategy=genetic budget.trials=100 space.TILE_M='choice(8, 16)'",
+        autocompletion=complete_word,
+        show_default=False,
+    ),
+]
+ConfigDir = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--config-dir", help="A folder with configuration files of your own; may be repeated.", show_default=False
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress goes to stderr.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder or its journal.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def search(
+    words: Words = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the space, the budget and the first configurations; run nothing.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the study that study=NAME names.")] = False,
+    json: AsJson = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the composed configuration as YAML and exit.")
+    ] = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Search a space by really compiling and running, and prove the winner."""
+    from optimizer.cli.search import command
+
+    command(words or [], config_dir or [], dry_run=dry_run, resume=resume, as_json=json, print_config=print_config)
+
+
+@app.command()
+def report(study: StudyName, words: Words = None) -> None:
+    """Print a study's report and write it to report.md in the study's folder."""
+    from optimizer.cli.studies import report_command
+
+    report_command(study, words or [])
+
+
+@app.command()
+def export(
+    study: StudyName,
+    words: Words = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The folder to write; unset: exports/STUDY.", show_default=False)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Export the best trial though it was not proved better.")
+    ] = False,
+) -> None:
+    """Write the winner as files to ship: flags, macros, a configuration, the program, its provenance."""
+    from optimizer.cli.studies import export_command
+
+    export_command(study, words or [], out, force=force)
+
+
+@app.command()
+def track(
+    journal: Annotated[str, typer.Argument(metavar="JOURNAL", help="A journal, a study's folder or its name.")],
+    words: Words = None,
+) -> None:
+    """Send to MLflow what it does not have of a study yet; sending again changes nothing."""
+    from optimizer.cli.studies import track_command
+
+    track_command(journal, words or [])
+
+
+@app.command()
+def ui(
+    words: Words = None,
+    port: Annotated[int, typer.Option("--port", help="The port to listen on.")] = 5000,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; the default is this machine alone.")
+    ] = ("127.0.0.1"),
+) -> None:
+    """Start the MLflow UI on the store that searches write to."""
+    from optimizer.cli.studies import ui_command
+
+    ui_command(words or [], host, port)
+
+
+@app.command()
+def doctor(json: AsJson = False) -> None:
+    """Show what this machine has, what is missing and how to get it."""
+    from optimizer.cli.doctor import command
+
+    command(as_json=json)
+
+
+@app.command()
+def targets(config_dir: ConfigDir = None, json: AsJson = False) -> None:
+    """List what can be searched, a line each."""
+    from optimizer.cli.listing import targets_command
+
+    targets_command(config_dir or [], as_json=json)
+
+
+@app.command()
+def spaces(config_dir: ConfigDir = None, json: AsJson = False) -> None:
+    """List the files of knobs that can be combined with space=[…], a line each."""
+    from optimizer.cli.listing import spaces_command
+
+    spaces_command(config_dir or [], as_json=json)

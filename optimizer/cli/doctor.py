@@ -1,0 +1,105 @@
+"""What does this machine have, what is missing, and how is it got?"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from optimizer.config.targets import COMPILERS, found_compilers
+from optimizer.device import PACKAGES, cpu_model, nvidia, physical_cores
+from optimizer.resources import conf_dir, kernels_dir
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ok` None: optional and absent."""
+
+    what: str
+    ok: bool | None
+    found: str
+    advice: str = ""
+
+
+def command(*, as_json: bool) -> None:
+    found = findings()
+    if as_json:
+        print(json.dumps([asdict(f) for f in found]))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), show_header=False)
+    for finding in found:
+        mark = {True: "[green]ok[/]", False: "[red]missing[/]", None: "[yellow]absent[/]"}[finding.ok]
+        table.add_row(mark, finding.what, finding.found or finding.advice)
+    Console(soft_wrap=True).print(table)
+
+
+def findings() -> list[Finding]:
+    return [*_machine(), *_compilers(), *_gpu(), *_packages(), *_folders()]
+
+
+def _machine() -> list[Finding]:
+    memory = f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    return [Finding("processor", True, f"{cpu_model()}, {physical_cores()} cores, {memory}")]
+
+
+def _compilers() -> list[Finding]:
+    here = found_compilers()
+    found = []
+    for name, advice in COMPILERS.items():
+        optional = None if here else False
+        version = here[name].version if name in here else ""
+        found.append(Finding(name, True if name in here else optional, version, f"install {advice}"))
+    nvcc = shutil.which("nvcc")
+    found.append(Finding("nvcc", True if nvcc else None, nvcc or "", "install the CUDA toolkit for CUDA targets"))
+    return found
+
+
+def _gpu() -> list[Finding]:
+    gpus, problem = nvidia()
+    if not gpus:
+        return [
+            Finding("GPU", None, "", f"no NVIDIA GPU answers ({problem}): CPU targets work, GPU metrics are absent")
+        ]
+    return [Finding("GPU", True, gpu) for gpu in gpus]
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in (*PACKAGES, "hydra-core", "nvidia-ml-py"):
+        try:
+            found.append(Finding(name, True, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding(name, False, "", f"pip install {name}"))
+    if _redirecting_pynvml():
+        found.append(
+            Finding(
+                "pynvml", None, "", "the distribution pynvml only redirects: pip uninstall pynvml ends its warnings"
+            )
+        )
+    return found
+
+
+def _redirecting_pynvml() -> bool:
+    try:
+        return bool(metadata.version("pynvml"))
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _folders() -> list[Finding]:
+    writable = os.access(Path.cwd(), os.W_OK)
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    return [
+        Finding("configuration", True, str(conf_dir())),
+        Finding("kernels", True, str(kernels_dir())),
+        Finding(
+            "working folder",
+            writable,
+            f"{Path.cwd()}, {free:.1f} GiB free" if writable else "",
+            "not writable: cd elsewhere",
+        ),
+    ]

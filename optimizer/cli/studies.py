@@ -1,0 +1,150 @@
+"""Commands on studies that exist: report, export, track, ui."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from optimizer.cli import FAILED
+from optimizer.config import nested
+from optimizer.config.compose import sorted_words
+from optimizer.errors import ConfigError, nearest
+from optimizer.export.files import rendered
+from optimizer.journal import Study, read
+from optimizer.listeners.mlflow import StoreError, send, sqlite_path
+from optimizer.listeners.tracker import Status, write_status
+from optimizer.report.markdown import leader, markdown, verdict_line
+
+
+def _settings(words: Sequence[str]) -> Mapping[str, str]:
+    """The few settings that these commands take, as typed. Raises ConfigError for any other."""
+    known = ("studies_dir", "tracking.uri", "tracking.experiment")
+    found = {}
+    for word in sorted_words(words).hydra:
+        key, _, value = word.partition("=")
+        if key not in known:
+            raise ConfigError(f"'{key}' is not a setting of this command.{nearest(key, known)}")
+        found[key] = value
+    return found
+
+
+def _journal(name: str, settings: Mapping[str, str]) -> Path:
+    """The journal that a study's name, its folder or a path to the journal itself stands for."""
+    studies = Path(settings.get("studies_dir", "studies"))
+    for place in (Path(name), Path(name) / "journal.jsonl", studies / name / "journal.jsonl"):
+        if place.is_file():
+            return place
+    known = [p.parent.name for p in studies.glob("*/journal.jsonl")]
+    raise ConfigError(f"There is no study {name} in {studies}.{nearest(name, known)}")
+
+
+def report_command(name: str, words: Sequence[str]) -> None:
+    path = _journal(name, _settings(words))
+    text = markdown(read(path))
+    print(text, end="")
+    _write(path.with_name("report.md"), text.encode())
+
+
+def export_command(name: str, words: Sequence[str], out: Path | None, *, force: bool) -> None:
+    study = read(_journal(name, _settings(words)))
+    winner = study.winner
+    if winner is None or winner.number == 0:
+        if not force:
+            raise ConfigError(
+                f"{study.name} has no winner that was proved better. {verdict_line(study).replace('**', '')} "
+                "Search longer (search study=NAME --resume budget.trials=…), or export the best as measured: --force."
+            )
+        winner = study.best
+        if winner is None:
+            raise ConfigError(f"{study.name} has no trial that works and keeps the limits: there is nothing to export.")
+    folder = out or Path("exports") / study.name
+    program = _program(study)
+    files = rendered(study, winner, program, nested(study.settings.words))
+    for path, content in files.items():
+        _write(folder / path, content)
+        if path == "program":
+            (folder / path).chmod(0o755)
+    print(f"Trial {winner.number} of {study.name} is in {folder}:")
+    for path in sorted(files):
+        print(f"  {path}")
+
+
+def _program(study: Study) -> bytes | None:
+    """The built program of the trial that is exported, where the build is still there."""
+    trial = study.winner if study.winner and study.winner.number else study.best or leader(study)
+    if trial.artifact is None or not trial.artifact.path:
+        return None
+    try:
+        return Path(trial.artifact.path).read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"The winner's program {trial.artifact.path} can't be read ({error.strerror}); "
+            "search study=NAME --resume builds it again."
+        ) from None
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Aside, then renamed: a reader never sees half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside.write_bytes(content)
+        aside.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error.strerror}.") from None
+
+
+def track_command(name: str, words: Sequence[str]) -> None:
+    settings = _settings(words)
+    path = _journal(name, settings)
+    study = read(path)
+    uri = settings.get("tracking.uri") or _default_uri(path.resolve().parent.parent)
+    experiment = settings.get("tracking.experiment") or study.recipe.target.name
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    if (database := sqlite_path(uri)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    from rich.console import Console
+    from rich.progress import Progress
+
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("sending", total=len(study.trials))
+            copy = send(study, uri, experiment, lambda sent: progress.update(task, completed=sent))
+    except StoreError as error:
+        print(
+            f"error: MLflow at {uri} can't be written to: {error}. Start it, then give this command again.",
+            file=sys.stderr,
+        )
+        raise SystemExit(FAILED) from None
+    write_status(path, Status(uri, copy.experiment_id, copy.parent, len(study.trials)))
+    print(f"{len(study.trials)} trials of {study.name} are in {uri}, run {copy.parent}.")
+
+
+def _default_uri(studies_dir: Path) -> str:
+    return f"sqlite:///{studies_dir / 'mlflow.db'}"
+
+
+def ui_command(words: Sequence[str], host: str, port: int) -> None:
+    settings = _settings(words)
+    studies = Path(settings.get("studies_dir", "studies")).resolve()
+    uri = settings.get("tracking.uri") or _default_uri(studies)
+    if uri.startswith(("http://", "https://")):
+        raise ConfigError(f"{uri} is a server already: open it in a browser.")
+    if (database := sqlite_path(uri)) is not None and not database.exists():
+        raise ConfigError(
+            f"There is no store at {database} yet: it is made by the first search (or name studies_dir=…)."
+        )
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"{host}:{port} can't be listened on ({error.strerror}): name another --port.") from None
+    artifacts = database.parent / "mlartifacts" if database else studies / "mlartifacts"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root"]
+    command += [str(artifacts), "--host", host, "--port", str(port), "--workers", "1"]
+    print(f"MLflow on {uri}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    raise SystemExit(subprocess.run(command, check=False).returncode)

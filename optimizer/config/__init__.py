@@ -1,0 +1,50 @@
+"""YAML and command-line words in, the objects of a search out: the only room that knows Hydra and OmegaConf."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+from optimizer.config.compose import Composed, Files, nested, sorted_words
+from optimizer.config.objects import Setup, setup_of
+from optimizer.config.targets import COMPILERS, found_compilers
+from optimizer.device import physical_cores
+
+RESOLVERS = {"physical_cores": physical_cores, "thread_counts": lambda: _thread_counts(physical_cores())}
+"""What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}."""
+
+
+def files(folders: Sequence[Path] = ()) -> Files:
+    """The packaged configuration files and those of a user's folders."""
+    return Files(folders, RESOLVERS)
+
+
+def load(words: Sequence[str], folders: Sequence[Path], today: date) -> Setup:
+    """Raises ConfigError for whatever can't work, before anything is built, run or written."""
+    return setup_of(composed(words, folders), today)
+
+
+def composed(words: Sequence[str], folders: Sequence[Path]) -> Composed:
+    """The configuration with the two rules that no YAML file can state.
+
+    A budget that is given stands alone: budget.trials lifts the default limit in seconds. And where g++ is missing but
+    clang++ is there, a target's own space takes the flags of clang++.
+    """
+    made = files(folders).composed(words)
+    given = sorted_words(words)
+    if not given.sets("space") and "gxx" in made.spaces:
+        compilers = found_compilers()
+        if "g++" not in compilers and "clang++" in compilers:
+            spaces = ",".join("clangxx" if s == "gxx" else s for s in made.spaces)
+            made = files(folders).composed([*words, f"space=[{spaces}]"])
+    if (given.sets("budget.trials") or given.sets("budget.patience")) and not given.sets("budget.seconds"):
+        made.tree["budget"]["seconds"] = None
+    return made
+
+
+def _thread_counts(cores: int) -> str:
+    """choice(1, 2, 4, …) up to all physical cores."""
+    counts = {2**i for i in range(cores.bit_length()) if 2**i <= cores} | {cores}
+    return f"choice({', '.join(map(str, sorted(counts)))})"
+
+
+__all__ = ["COMPILERS", "Composed", "Files", "Setup", "composed", "files", "load", "nested"]

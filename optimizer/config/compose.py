@@ -1,0 +1,245 @@
+"""How do configuration files and the words of a command line become one tree of plain values?
+
+Hydra composes the files of conf/ (and of --config-dir) through its compose API. Words that act on a knob never reach
+it: space.KNOB=… gives the knob another domain and baseline.KNOB=… another baseline, and the rest of the knob stays as
+its file has it. Hydra's errors are turned into ours, with the nearest right name.
+"""
+
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from optimizer.config.domains import domain_of, parse_domain, parse_word
+from optimizer.config.spaces import CONSTRAINTS
+from optimizer.errors import ConfigError, nearest
+from optimizer.resources import conf_dir
+from optimizer.space import Domain, Float, Value
+
+Tree = dict[str, Any]
+ROOT = "config"
+SCALARS = ("seed", "device", "ahead")
+OPEN = ("objective.metrics.", "objective.limits.", "target.options.")  # mappings to which anybody may add
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A configuration without Hydra: plain dicts, lists and values."""
+
+    tree: Tree
+    domains: Mapping[str, Domain]  # knobs that the words (or the key `domains`) gave another domain
+    baseline: Mapping[str, Value]  # knobs that the words (or the key `baseline`) gave another baseline
+    choices: Mapping[str, str]  # which file each group was given: {"strategy": "tpe", …}
+    spaces: tuple[str, ...]  # the files of the space
+    words: tuple[str, ...]  # what was typed
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of a command line, sorted by who reads them."""
+
+    hydra: tuple[str, ...]
+    domains: Mapping[str, Domain]
+    baseline: Mapping[str, Value]
+    constraints: Mapping[str, str | None]  # None takes one away
+
+    def sets(self, key: str) -> bool:
+        """Whether a word sets this key (or a key below it)."""
+        keys = (w.lstrip("+~").split("=", 1)[0] for w in self.hydra)
+        return any(k == key or k.startswith(key + ".") for k in keys)
+
+
+def sorted_words(words: Sequence[str]) -> Words:
+    """Raises ConfigError for a word that is not KEY=VALUE."""
+    hydra: list[str] = []
+    domains: dict[str, Domain] = {}
+    baseline: dict[str, Value] = {}
+    constraints: dict[str, str | None] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"'{word}' is not a setting; write KEY=VALUE, as in strategy=genetic budget.trials=50.")
+        group, _, name = key.lstrip("+").partition(".")
+        if group == "space" and name.startswith(f"{CONSTRAINTS}."):
+            constraints[name.removeprefix(f"{CONSTRAINTS}.")] = _unquoted(value)  # "<" is not in Hydra's grammar
+        elif group == "space" and name and key == f"space.{name}":
+            domains[name] = domain_of(parse_word(word), name)
+        elif group == "baseline" and name:
+            pinned = domain_of(parse_word(word), name)
+            if isinstance(pinned, Float) or pinned.size != 1:
+                raise ConfigError(f"{key}: a baseline is one value.")
+            baseline[name] = pinned.at(0)
+        else:
+            hydra.append(f"++{word}" if key.startswith(OPEN) else word)
+    return Words(tuple(hydra), domains, baseline, constraints)
+
+
+def nested(words: Sequence[str]) -> Tree:
+    """What the words say besides naming files, as a tree for a configuration file: {"target": {"options": …}, …}.
+
+    Words that name a group's file, the study, its budget, its tracking or its folder are left out.
+    """
+    tree: Tree = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        path = key.lstrip("+").split(".")
+        if path[0] in ("study", "studies_dir", "budget", "tracking", "executor", "experiment") or key.startswith("~"):
+            continue
+        if path[0] == "space" and len(path) == 2 and not key.startswith("+"):
+            tree.setdefault("domains", {})[path[1]] = value
+        elif path[:2] == ["space", CONSTRAINTS]:
+            tree.setdefault("space", {}).setdefault(CONSTRAINTS, {})[".".join(path[2:])] = _unquoted(value)
+        elif len(path) > 1 or path[0] in SCALARS:
+            node = tree
+            for part in path[:-1]:
+                node = node.setdefault(part, {})
+            node[path[-1]] = parse_word(f"x={value}").value()
+    return tree
+
+
+def _unquoted(text: str) -> str | None:
+    bare = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    return None if bare == "null" else bare
+
+
+class Files:
+    """The configuration files: the packaged ones, then a user's own folders (they add files and replace none)."""
+
+    def __init__(self, folders: Sequence[Path], resolvers: Mapping[str, Callable[[], Any]]) -> None:
+        for folder in folders:
+            if not folder.is_dir():
+                raise ConfigError(f"--config-dir {folder}: there is no such folder.")
+        self._folders = [f.resolve() for f in folders]
+        for name, resolver in resolvers.items():
+            OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+    def composed(self, words: Sequence[str]) -> Composed:
+        """Raises ConfigError with the nearest right name for anything that is not there."""
+        given = sorted_words(words)
+        with self._open() as search_path:
+            try:
+                config = compose(ROOT, overrides=[*search_path, *given.hydra], return_hydra_config=True)
+                files = self._space_files([*search_path, *given.hydra])
+                choices = {str(g): str(c) for g, c in config.hydra.runtime.choices.items() if "/" not in str(g)}
+                with open_dict(config):
+                    del config["hydra"]
+                tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise self._explained(error, given, search_path) from None
+        assert isinstance(tree, dict)
+        _refuse_doubles(files)
+        space = tree["space"] or {}
+        space[CONSTRAINTS] = {**(space.get(CONSTRAINTS) or {}), **given.constraints}
+        tree["space"] = space
+        written = {str(k): parse_domain(v, str(k)) for k, v in tree.pop("domains").items()}
+        baseline = {str(k): v for k, v in tree.pop("baseline").items()}
+        return Composed(
+            tree={str(k): v for k, v in tree.items()},
+            domains={**written, **given.domains},
+            baseline={**baseline, **given.baseline},
+            choices=choices,
+            spaces=tuple(path.removeprefix("space/") for path in files),
+            words=tuple(words),
+        )
+
+    def options(self, group: str) -> list[str]:
+        """The files of a group: the targets there are, the spaces, …"""
+        with self._open(), _quiet():
+            return sorted(_loader().get_group_options(group))
+
+    def text(self, group: str, name: str) -> Tree:
+        """One file as it is written, unresolved."""
+        with self._open():
+            loaded = _loader().repository.load_config(f"{group}/{name}")
+            assert loaded is not None
+            return dict(OmegaConf.to_container(loaded.config, resolve=False))  # type: ignore[arg-type]
+
+    @contextmanager
+    def _open(self) -> Iterator[list[str]]:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
+            folders = ",".join(f"'file://{f}'" for f in self._folders)
+            yield [f"hydra.searchpath=[{folders}]"] if folders else []
+
+    def _space_files(self, overrides: list[str]) -> dict[str, Tree]:
+        """Every file that went into the space, as it is written."""
+        listed = _loader().compute_defaults_list(ROOT, overrides, RunMode.RUN).defaults
+        paths = [d.config_path for d in listed if d.package == "space" and d.config_path]
+        found = {}
+        for path in paths:
+            loaded = _loader().repository.load_config(path)
+            if loaded is not None:
+                found[path] = dict(OmegaConf.to_container(loaded.config, resolve=False))  # type: ignore[arg-type]
+        return found
+
+    def _explained(self, error: Exception, given: Words, search_path: list[str]) -> ConfigError:
+        """One of Hydra's errors in our words."""
+        text = str(error)
+        if found := re.search(r"Could not (?:find|load) '([\w/.-]+)'", text):
+            group, _, name = found.group(1).rpartition("/")
+            with _quiet():
+                known = _loader().get_group_options(group) if group else []
+            return ConfigError(f"There is no {group or 'configuration'} '{name}'.{nearest(name, known)}")
+        if found := re.search(r"Could not (?:override|delete)[^']*'([^']+)'", text):
+            key = found.group(1).split("@")[0]
+            return ConfigError(f"There is no setting '{key}'.{nearest(key, self._keys(given, key, search_path))}")
+        if "requires --multirun" in text or "sweep" in text.lower():
+            sweep = next((w for w in given.hydra if parse_word(w).is_sweep_override()), "")
+            return ConfigError(f"'{sweep}' lists several values; that is for knobs (space.NAME=…). Give one value.")
+        first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+        return ConfigError(f"The configuration can't be composed: {first}")
+
+    def _keys(self, given: Words, wrong: str, search_path: list[str]) -> list[str]:
+        """All settings there are with the groups that were chosen."""
+        groups = [w for w in given.hydra if "." not in w.split("=", 1)[0] and not w.startswith((wrong, "~", "+"))]
+        try:
+            tree = OmegaConf.to_container(compose(ROOT, overrides=[*search_path, *groups]))
+        except (HydraException, OmegaConfBaseException):
+            tree = OmegaConf.to_container(compose(ROOT))
+        depth = wrong.count(".")
+        return [k for k in _flattened(tree) if k.count(".") == depth]
+
+
+def _loader() -> Any:
+    return GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _flattened(tree: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            path = f"{prefix}.{key}" if prefix else str(key)
+            yield path
+            yield from _flattened(value, path)
+
+
+def _refuse_doubles(files: Mapping[str, Tree]) -> None:
+    """A knob or constraint that two files define: Hydra would silently let the later one win."""
+    owner: dict[str, str] = {}
+    for path, tree in files.items():
+        names = [str(n) for n in tree if n not in (CONSTRAINTS, "defaults")]
+        names += [f"{CONSTRAINTS}.{n}" for n in tree.get(CONSTRAINTS) or {}]
+        for name in names:
+            if name in owner:
+                what = "constraint" if name.startswith(f"{CONSTRAINTS}.") else "knob"
+                raise ConfigError(
+                    f"The {what} {name.removeprefix(f'{CONSTRAINTS}.')} is defined in both {owner[name]} and {path}; "
+                    "leave one of the files out of space=[…], or rename it."
+                )
+            owner[name] = path

@@ -1,0 +1,399 @@
+"""How is a search written down so that nothing recorded is ever lost?
+
+A journal is a file of JSON lines: a header (recipe, environment), then records that each have a `kind`: trial, drift,
+verdict. A line is written whole, by one system call, before anything else hears of the trial; a process that is killed
+leaves at most one torn line at the end, which is cut off when the journal is continued. The file is locked while a
+search writes to it. The lines reach the disk at least once a second, so that a loss of power costs about that much.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from optimizer.errors import ConfigError
+from optimizer.protocols import Ending
+from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
+from optimizer.space import Json, Point
+from optimizer.stats import Judgement, Verdict
+from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Reason, Samples, Stage, Trial
+
+FORMAT = "optimizer-journal"
+VERSION = 1
+FLUSH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What was asked for, in the words of the configuration: enough to ask for it again."""
+
+    words: tuple[str, ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)  # group → file: {"target": "gemm_cpu", …}
+    spaces: tuple[str, ...] = ()  # files of the space
+
+
+@dataclass(frozen=True)
+class Study:
+    """A search as it was written down."""
+
+    name: str
+    recipe: Recipe
+    environment: Environment
+    trials: tuple[Trial, ...]
+    drift: tuple[tuple[int, Samples], ...] = ()
+    ending: Ending | None = None  # the last one, where it has ended and no trial came after
+    id: str = ""  # of this very journal, for tracking
+    created_at_s: float = 0.0
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def baseline(self) -> Trial | None:
+        """Number 0, where it was measured."""
+        first = self.trials[0] if self.trials else None
+        return first if first and isinstance(first.outcome, Measured) else None
+
+    @property
+    def best(self) -> Trial | None:
+        """The best feasible trial as measured in the search, confirmed or not."""
+        return self.recipe.goal.best(self.trials, self.baseline) if self.baseline else None
+
+    @property
+    def winner(self) -> Trial | None:
+        """What the search ends with: the trial that was proved better, else number 0; None before a verdict."""
+        if self.ending is None or self.ending.verdict is None:
+            return None
+        verdict = self.ending.verdict
+        return self.trials[verdict.number if verdict.judgement is Judgement.BETTER else 0]
+
+
+# --- to and from JSON
+
+
+def trial_document(trial: Trial) -> Json:
+    outcome = trial.outcome
+    if isinstance(outcome, Measured):
+        told: dict[str, Json] = {
+            "check": {"errors": _numbers(outcome.check.errors), "quality": _numbers(outcome.check.quality)},
+            "samples": {name: list(values) for name, values in outcome.samples.items()},
+        }
+    else:
+        told = {"failed": {"stage": outcome.stage, "reason": outcome.reason, "log": outcome.log}}
+    return {
+        "kind": "trial",
+        "number": trial.number,
+        "point": dict(trial.point),
+        **told,
+        "same_as": outcome.same_as,
+        "artifact": asdict(trial.artifact) if trial.artifact else None,
+        "seconds": dict(trial.seconds),
+        "started_at_s": trial.started_at_s,
+        "elapsed_s": trial.elapsed_s,
+    }
+
+
+def trial_from(document: Json) -> Trial:
+    """The inverse of trial_document. Raises KeyError, TypeError or ValueError on anything else."""
+    outcome: Measured | Failed
+    if "failed" in document:
+        failed = document["failed"]
+        outcome = Failed(Stage(failed["stage"]), Reason(failed["reason"]), str(failed["log"]), document["same_as"])
+    else:
+        check = Check(_numbers(document["check"]["errors"]), _numbers(document["check"]["quality"]))
+        outcome = Measured(check, _samples(document["samples"]), document["same_as"])
+    return Trial(
+        candidate=Candidate(int(document["number"]), Point(document["point"])),
+        outcome=outcome,
+        seconds=_numbers(document["seconds"]),
+        artifact=_artifact(document["artifact"]),
+        started_at_s=float(document["started_at_s"]),
+        elapsed_s=float(document["elapsed_s"]),
+    )
+
+
+def _artifact(document: Json) -> Artifact | None:
+    if document is None:
+        return None
+    words = {name: tuple(document[name]) for name in ("arguments", "command")}
+    return Artifact(**{**document, **words, "facts": _numbers(document["facts"])})
+
+
+def _samples(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
+    return {str(name): tuple(float(v) for v in values) for name, values in document.items()}
+
+
+def _settings_from(document: Json) -> Settings:
+    return Settings(tuple(document["words"]), dict(document["choices"]), tuple(document["spaces"]))
+
+
+def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in document.items()}
+
+
+def _ending_document(ending: Ending) -> Json:
+    return {
+        "kind": "verdict",
+        "verdict": asdict(ending.verdict) if ending.verdict else None,
+        "gains": list(ending.gains),
+        "interrupted": ending.interrupted,
+        "seconds": dict(ending.seconds),
+    }
+
+
+def _ending_from(document: Json) -> Ending:
+    told = document["verdict"]
+    verdict = Verdict(**{**told, "judgement": Judgement(told["judgement"])}) if told else None
+    return Ending(verdict, tuple(document["gains"]), document["interrupted"], _numbers(document["seconds"]))
+
+
+def line_of(document: Json) -> bytes:
+    """One line of the journal. A number that is not finite is a bug of the target and stops the search here."""
+    return json.dumps(document, separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+
+
+# --- reading
+
+
+@dataclass
+class _Read:
+    header: Json = None
+    trials: list[Trial] = field(default_factory=list)
+    drift: list[tuple[int, Samples]] = field(default_factory=list)
+    ending: Ending | None = None
+    whole_bytes: int = 0
+    lines: int = 0
+
+
+def read(path: Path) -> Study:
+    """Raises ConfigError where the file is missing, foreign or damaged, naming the line."""
+    return _study(path, _read(path))
+
+
+def _study(path: Path, found: _Read) -> Study:
+    header = found.header
+    try:
+        return Study(
+            name=header["study"],
+            recipe=recipe_from(header["recipe"]),
+            environment=environment_from(header["environment"]),
+            trials=tuple(found.trials),
+            drift=tuple(found.drift),
+            ending=found.ending,
+            id=header["id"],
+            created_at_s=header["created_at_s"],
+            settings=_settings_from(header["settings"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path}: line 1 has no recipe that this version can read ({_told(error)}).") from None
+
+
+class Tail:
+    """A journal that another process is writing: `study` grows with every `poll`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._found = path, _Read()
+
+    def poll(self) -> Study:
+        """What stands in the file now. Raises ConfigError as `read` does."""
+        _read(self.path, self._found)
+        return _study(self.path, self._found)
+
+
+def _read(path: Path, found: _Read | None = None) -> _Read:
+    """Reads on from where `found` ends."""
+    found = found or _Read()
+    for line, end in _lines(path, found.whole_bytes):
+        found.lines += 1
+        number = found.lines
+        try:
+            _take(found, json.loads(line), first=number == 1)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{path}: line {number} is damaged or foreign ({_told(error)}). A journal is only ever appended to; "
+                f"to go on without this line and what follows, cut the file before it: head -n {number - 1}."
+            ) from None
+        found.whole_bytes = end
+    if found.header is None:
+        raise ConfigError(f"{path} is not a journal: it holds no whole line.")
+    return found
+
+
+def _take(found: _Read, document: Json, *, first: bool) -> None:
+    if first:
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(f"the first line of a journal says format: {FORMAT}")
+        if document["version"] != VERSION:
+            raise ValueError(f"version {document['version']}; this program reads {VERSION}")
+        found.header = document
+        return
+    match document["kind"]:
+        case "trial":
+            trial = trial_from(document)
+            if trial.number != len(found.trials):
+                raise ValueError(f"trial {trial.number} stands where number {len(found.trials)} is due")
+            found.trials.append(trial)
+            found.ending = None
+        case "drift":
+            found.drift.append((int(document["after"]), _samples(document["samples"])))
+        case "verdict":
+            found.ending = _ending_from(document)
+        case kind:
+            raise ValueError(f"a record of kind {kind!r}")
+
+
+def _lines(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
+    """Each whole line and where it ends. A last line without its newline was torn by a kill and does not count."""
+    try:
+        with path.open("rb") as file:
+            end = file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                end += len(line)
+                yield line, end
+    except OSError as error:
+        raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def _told(error: Exception) -> str:
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+# --- writing
+
+
+class Journal:
+    """The file of a running search; a Listener. Create with `create` or `resume`, use as a context manager."""
+
+    def __init__(self, path: Path, lock: FileLock, recorded: Sequence[Trial]) -> None:
+        self.path, self.recorded, self._lock = path, tuple(recorded), lock
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        self._synced_s = time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, name: str, recipe: Recipe, environment: Environment, settings: "Settings") -> "Journal":
+        """A new journal. Raises ConfigError where there is one already or the folder can't be written to."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = _locked(path)
+            if path.exists() and path.stat().st_size:
+                lock.release()
+                raise ConfigError(
+                    f"The study {name} exists already ({path}). Continue it with --resume, or give the new one "
+                    "another name with study=NAME."
+                )
+            journal = cls(path, lock, ())
+        except OSError as error:
+            raise ConfigError(
+                f"The study can't be written to {path.parent}: {error.strerror}. Name another folder with "
+                "studies_dir=FOLDER."
+            ) from None
+        journal.write(
+            {
+                "format": FORMAT,
+                "version": VERSION,
+                "id": os.urandom(8).hex(),
+                "study": name,
+                "created_at_s": time.time(),
+                "settings": asdict(settings),
+                "key": recipe.key,
+                "recipe": recipe.document(),
+                "environment": environment.document(),
+            }
+        )
+        return journal
+
+    @classmethod
+    def resume(cls, path: Path, recipe: Recipe, environment: Environment) -> "Journal":
+        """Continues a journal of the same recipe on the same device. Raises ConfigError naming what differs."""
+        lock = _locked(path)
+        try:
+            found = _read(path)
+            study = _study(path, found)
+            _same_recipe(path, study.recipe, recipe)
+            _same_place(path, study.environment, environment)
+            os.truncate(path, found.whole_bytes)
+            return cls(path, lock, study.trials)
+        except BaseException:
+            lock.release()
+            raise
+
+    def write(self, document: Json) -> None:
+        """Appends one line. Raises OSError where the disk is full: a search does not go on unrecorded."""
+        line = line_of(document)
+        written = os.write(self._file, line)
+        if written < len(line):  # the disk is full: leave no torn line behind
+            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            raise OSError(28, f"No space left on the device for {self.path}")
+        if time.monotonic() - self._synced_s > FLUSH_S:
+            os.fdatasync(self._file)
+            self._synced_s = time.monotonic()
+
+    def forget_if_empty(self) -> None:
+        """Removes a journal in which nothing was recorded, so that the same command can be given again."""
+        if not read(self.path).trials:
+            self.path.unlink()
+
+    def on_start(self, recipe: Recipe, environment: Environment) -> None:
+        pass  # the header was written when the file was made: a bad path fails before anything runs
+
+    def on_trial(self, trial: Trial) -> None:
+        self.write(trial_document(trial))
+
+    def on_drift(self, after: int, samples: Samples) -> None:
+        self.write({"kind": "drift", "after": after, "samples": {n: list(v) for n, v in samples.items()}})
+
+    def on_end(self, ending: Ending) -> None:
+        self.write(_ending_document(ending))
+        os.fdatasync(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        self._lock.release()
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"Another search is writing to {path}. Wait for it, or name another study.") from None
+    except OSError as error:
+        raise ConfigError(
+            f"The study can't be written to {path.parent}: {error.strerror}. Name another folder with "
+            "studies_dir=FOLDER."
+        ) from None
+    return lock
+
+
+def _same_recipe(path: Path, old: Recipe, new: Recipe) -> None:
+    if old.key == new.key:
+        return
+    changed = differences(old.document(), new.document())
+    shown = "\n  ".join(changed[:8]) + (f"\n  … and {len(changed) - 8} more" if len(changed) > 8 else "")
+    raise ConfigError(
+        f"{path} was made by another search and can't be continued by this one. What differs:\n  {shown}\n"
+        "Give the same settings as then, or start a new study with study=NAME."
+    )
+
+
+def _same_place(path: Path, old: Environment, new: Environment) -> None:
+    def compared(environment: Environment) -> Json:
+        return {"device": environment.device, "driver": environment.driver, "compilers": dict(environment.compilers)}
+
+    if changed := differences(compared(old), compared(new)):
+        shown = "\n  ".join(changed)
+        raise ConfigError(
+            f"{path} was measured elsewhere and its trials can't be compared with new ones. What differs:\n  {shown}\n"
+            "Continue it on the same device with the same compilers, or start a new study with study=NAME."
+        )

@@ -1,0 +1,284 @@
+"""What does MLflow get of a study? One parent run, one child run a trial, each once.
+
+The journal is the record and MLflow a copy of it. A child run carries its trial's number as a tag and is complete when
+it is terminated: sending again changes nothing, and a copy that broke off is finished.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from optimizer.errors import ConfigError
+from optimizer.journal import Study
+from optimizer.objective import Objective
+from optimizer.stats import quantile
+from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric, Param, Run
+
+MAX_PARAM, MAX_TAG = 6000, 5000  # characters that MLflow takes
+PAGE = 1000
+JOURNAL_TAG, NUMBER_TAG = "optimizer.journal", "number"
+
+
+class StoreError(Exception):
+    """The store did not answer or refused; what is missing can be sent later."""
+
+
+def send(study: Study, uri: str, experiment: str, progress: Callable[[int], None]) -> "StudyCopy":
+    """Sends all of a study that the store lacks. Raises StoreError; sending again goes on where it broke off."""
+    with store_errors():
+        copy = StudyCopy.opened(uri, experiment, study)
+        for trial in study.trials:
+            copy.trial(trial, study)
+            progress(trial.number + 1)
+        copy.ending(study)
+    return copy
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Whatever the store raises becomes StoreError: MLflow's own errors and those of its database and network."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StoreError(first[:300]) from error
+
+
+class StudyCopy:
+    """One study's runs in one store."""
+
+    def __init__(self, client: "MlflowClient", experiment_id: str, parent: str, complete: set[int]) -> None:
+        self._client, self.experiment_id, self.parent = client, experiment_id, parent
+        self._complete = complete
+        self._broken_off: dict[int, str] = {}
+        self._best: float | None = None
+
+    @classmethod
+    def opened(cls, uri: str, experiment: str, study: Study) -> "StudyCopy":
+        from mlflow import MlflowClient
+
+        client = MlflowClient(uri)
+        experiment_id = _experiment(client, uri, experiment)
+        parent = _parent(client, experiment_id, study)
+        copy = cls(client, experiment_id, parent, set())
+        for run in _runs(client, experiment_id, f"tags.`mlflow.parentRunId` = '{parent}'"):
+            number = int(run.data.tags[NUMBER_TAG])
+            if run.info.status == "RUNNING":
+                copy._broken_off[number] = run.info.run_id
+            else:
+                copy._complete.add(number)
+        return copy
+
+    def trial(self, trial: Trial, study: Study) -> None:
+        """One run; nothing where the store has it already."""
+        if trial.number in self._complete:
+            self._improved(trial, study)
+            return
+        start_ms, end_ms = _times_ms(trial)
+        if (run_id := self._broken_off.get(trial.number)) is None:
+            tags = {**_study_tags(study), "mlflow.parentRunId": self.parent, **_trial_tags(trial, study)}
+            name = f"{trial.number:04d}"
+            run_id = self._client.create_run(self.experiment_id, start_ms, tags, name).info.run_id
+        metrics = _entities(trial_metrics(trial, study), end_ms)
+        self._client.log_batch(run_id, metrics=metrics, params=_params({**dict(trial.point), **_study_params(study)}))
+        if log := _log(trial):
+            self._client.log_text(run_id, log, "build.log")
+        failed = isinstance(trial.outcome, Failed)
+        self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED", end_ms)
+        self._complete.add(trial.number)
+        self._progress(trial, study, end_ms)
+
+    def _progress(self, trial: Trial, study: Study, end_ms: int) -> None:
+        """The best so far, on the parent, step by step: the UI draws it as a curve."""
+        if self._improved(trial, study):
+            objective = study.recipe.goal.first
+            value = objective.of(samples_of(trial)[objective.metric])
+            self._client.log_metric(self.parent, f"best_{objective.metric}", value, end_ms, trial.number)
+
+    def _improved(self, trial: Trial, study: Study) -> bool:
+        score = study.recipe.goal.score(trial, study.trials[0])
+        if not score.feasible or not score.losses or (self._best is not None and score.losses[0] >= self._best):
+            return False
+        self._best = score.losses[0]
+        return True
+
+    def ending(self, study: Study) -> None:
+        """Verdict and status of the parent run; drift readings as a curve."""
+        from mlflow.entities import RunTag
+
+        objective, now_ms = study.recipe.goal.first, int(time.time() * 1000)
+        drift = [(after, samples[objective.metric]) for after, samples in study.drift if samples.get(objective.metric)]
+        metrics = [_metric(f"baseline_{objective.metric}", objective.of(v), now_ms, after) for after, v in drift]
+        tags = {"trials": str(len(study.trials))}
+        if study.ending and (verdict := study.ending.verdict):
+            winner = study.winner
+            metrics += [_metric(n, getattr(verdict, n), now_ms) for n in ("ratio", "low", "high")]
+            tags |= {"verdict": verdict.judgement.value, "best": str(winner.number if winner else 0)}
+        self._client.log_batch(self.parent, metrics=metrics, tags=[RunTag(n, v) for n, v in _tags(tags).items()])
+        interrupted = study.ending is None or study.ending.interrupted
+        self._client.set_terminated(self.parent, "KILLED" if interrupted else "FINISHED")
+
+
+def trial_metrics(trial: Trial, study: Study) -> dict[str, float]:
+    """What the store gets of a trial: medians, the tail of the latency, quality lost, and the gain over number 0."""
+    metrics = metrics_of(trial)
+    if len(latencies := samples_of(trial).get("latency_s", ())) > 1:
+        metrics |= {"latency_s_p95": quantile(latencies, 0.95), "latency_s_p99": quantile(latencies, 0.99)}
+    baseline = study.baseline
+    if baseline is not None and not isinstance(trial.outcome, Failed):
+        if (loss := quality_loss_pct(trial, baseline)) is not None:
+            metrics["quality_loss_pct"] = loss
+        if (gain := _gain(study.recipe.goal.first, trial, baseline)) is not None:
+            metrics["gain"] = gain
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _gain(objective: Objective, trial: Trial, baseline: Trial) -> float | None:
+    mine, theirs = (samples_of(t).get(objective.metric) for t in (trial, baseline))
+    if not mine or not theirs:
+        return None
+    value, base = objective.of(mine), objective.of(theirs)
+    return objective.gain(base, value) if value > 0 and base > 0 else None
+
+
+def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    if (known := client.get_experiment_by_name(name)) is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=_artifacts(uri)))
+        except MlflowException:  # another search was faster
+            known = client.get_experiment_by_name(name)
+    if known is None or known.lifecycle_stage != "active":
+        raise ConfigError(
+            f"The MLflow experiment {name} is deleted in {uri}. Restore it (mlflow experiments restore), or name "
+            "another with tracking.experiment=NAME."
+        )
+    return str(known.experiment_id)
+
+
+def _artifacts(uri: str) -> str | None:
+    """Beside a SQLite file; a server decides for itself."""
+    path = sqlite_path(uri)
+    return str(path.parent / "mlartifacts") if path else None
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a sqlite:/// address, None for any other."""
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+def _parent(client: "MlflowClient", experiment_id: str, study: Study) -> str:
+    for run in _runs(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}'"):
+        if "mlflow.parentRunId" not in run.data.tags:
+            client.update_run(run.info.run_id, status="RUNNING")
+            return str(run.info.run_id)
+    goal = "\n".join(f"- {line}" for line in study.recipe.goal.formulas())
+    tags = {
+        **_study_tags(study),
+        "status": "study",
+        "mlflow.note.content": f"A search of `{study.recipe.target.name}` by `{study.recipe.strategy.name}`.\n\n"
+        f"{goal}\n\nNumber 0 is the baseline; `gain` is above 1 where a trial beats it. Recipe `{study.recipe.key}`.",
+    }
+    run = client.create_run(experiment_id, int(study.created_at_s * 1000), tags, study.name)
+    client.log_batch(run.info.run_id, params=_params(_study_params(study)))
+    return str(run.info.run_id)
+
+
+def _runs(client: "MlflowClient", experiment_id: str, filter_string: str) -> "Iterator[Run]":
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _study_tags(study: Study) -> dict[str, str]:
+    """What people filter on, on the parent and on every trial."""
+    environment = study.environment
+    compilers = "; ".join(environment.compilers.values())
+    return _tags(
+        {
+            JOURNAL_TAG: study.id,
+            "study": study.name,
+            "target": study.recipe.target.name,
+            "strategy": study.recipe.strategy.name,
+            "device": environment.device,
+            "driver": environment.driver,
+            "compilers": compilers,
+            "host": str(environment.host.get("name", "")),
+            "commit": environment.commit,
+        }
+    )
+
+
+def _study_params(study: Study) -> dict[str, Any]:
+    """The study's own parameters; on every trial too, since the UI filters by a run's own parameters only."""
+    recipe = study.recipe
+    return {
+        "study.target": recipe.target.name,
+        "study.strategy": recipe.strategy.name,
+        "study.seed": recipe.seed,
+        "study.objective": "; ".join(map(str, recipe.goal.objectives)),
+        "study.limits": "; ".join(x.formula() for x in recipe.goal.limits),
+        "study.recipe": recipe.key,
+        **{f"study.strategy.{name}": value for name, value in recipe.strategy.options.items()},
+    }
+
+
+def _trial_tags(trial: Trial, study: Study) -> dict[str, str]:
+    outcome = trial.outcome
+    tags = {NUMBER_TAG: str(trial.number), "same_as": "" if outcome.same_as is None else str(outcome.same_as)}
+    if isinstance(outcome, Failed):
+        return _tags(tags | {"status": "failed", "stage": outcome.stage.value, "reason": outcome.reason.value})
+    broken = study.recipe.goal.violations(trial, study.trials[0])
+    return _tags(tags | {"status": "measured", "breaks_limit": ", ".join(broken)})
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: value[:MAX_TAG] for name, value in tags.items() if value}
+
+
+def _params(values: Mapping[str, Any]) -> "Sequence[Param]":
+    from mlflow.entities import Param
+
+    known = {name: value for name, value in values.items() if value not in (None, "")}
+    words = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in known.items()}
+    return [Param(name, word[:MAX_PARAM]) for name, word in words.items()]
+
+
+def _metric(name: str, value: float, timestamp_ms: int, step: int = 0) -> "Metric":
+    from mlflow.entities import Metric
+
+    return Metric(name, value, timestamp_ms, step)
+
+
+def _entities(metrics: Mapping[str, float], timestamp_ms: int) -> "Sequence[Metric]":
+    return [_metric(name, value, timestamp_ms) for name, value in metrics.items()]
+
+
+def _times_ms(trial: Trial) -> tuple[int, int]:
+    start = int(trial.started_at_s * 1000)
+    spent = sum(s for stage, s in trial.seconds.items() if stage != "ask")
+    return start, start + int(spent * 1000)
+
+
+def _log(trial: Trial) -> str:
+    """The build's command and the compiler's words, or why the trial failed."""
+    if isinstance(trial.outcome, Failed):
+        return trial.outcome.log
+    artifact = trial.artifact
+    return f"$ {' '.join(artifact.command)}\n{artifact.log}" if artifact and artifact.command else ""

@@ -1,0 +1,174 @@
+"""How is a running search tracked without being held up? By a process beside it that reads the journal.
+
+Importing mlflow takes seconds and logging a trial 100 ms, so neither happens in the search's own process. The tracker
+polls the journal, sends what is new, and never starts to log while the device is measuring: on a CPU target that would
+disturb the measurement. How far it is stands in tracking.json beside the journal.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from optimizer.device import lock_path
+from optimizer.errors import ConfigError
+from optimizer.journal import Tail
+from optimizer.listeners.mlflow import StoreError, StudyCopy, store_errors
+
+RETRY_S = 10.0
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far the copy is; written beside the journal as tracking.json for whoever asks."""
+
+    uri: str
+    experiment_id: str | None = None
+    run_id: str | None = None
+    sent: int = 0
+    error: str | None = None
+
+
+def status_path(journal: Path) -> Path:
+    return journal.with_name("tracking.json")
+
+
+def read_status(journal: Path) -> Status | None:
+    try:
+        return Status(**json.loads(status_path(journal).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_status(journal: Path, status: Status) -> None:
+    aside = status_path(journal).with_suffix(f".{os.getpid()}")
+    aside.write_text(json.dumps(asdict(status)), encoding="utf-8")
+    aside.replace(status_path(journal))
+
+
+class Tracker:
+    """The tracking process of one search."""
+
+    def __init__(self, journal: Path, uri: str, experiment: str, device_lock: str) -> None:
+        self.journal, self.uri = journal, uri
+        words = (str(journal), uri, experiment, device_lock)
+        with journal.with_name("tracking.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "optimizer.listeners.tracker", *words],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the search, which then ends us in order
+            )
+
+    @property
+    def status(self) -> Status:
+        return read_status(self.journal) or Status(self.uri)
+
+    def finish(self, waiting: Callable[[Status], None]) -> Status:
+        """Lets it send what is left; calls `waiting` a few times a second meanwhile."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        while self._process.poll() is None:
+            waiting(self.status)
+            time.sleep(0.1)
+        status = self.status
+        if self._process.returncode not in (0, 1) and status.error is None:
+            log = self.journal.with_name("tracking.log")
+            return Status(status.uri, status.experiment_id, status.run_id, status.sent, f"it crashed; see {log}")
+        return status
+
+    def abandon(self) -> None:
+        """Ends it at once; `optimizer track` sends the rest."""
+        self._process.kill()
+        self._process.wait()
+
+
+def follow(journal: Path, uri: str, experiment: str, finished: Callable[[], bool], device_lock: str) -> Status:
+    """Sends trials as they are written, until `finished` and all is sent, or finished and the store does not answer."""
+    tail, copy = Tail(journal), None
+    status = Status(uri)
+    while True:
+        last = finished()  # asked before the journal is read: what was written until then is sent
+        try:
+            study = tail.poll()
+            with store_errors():
+                copy = copy or StudyCopy.opened(uri, experiment, study)
+                status = Status(uri, copy.experiment_id, copy.parent, status.sent)
+                write_status(journal, status)
+                for trial in study.trials[status.sent :]:
+                    if device_lock:
+                        _wait_until_idle(device_lock, finished)
+                    copy.trial(trial, study)
+                    status = Status(uri, copy.experiment_id, copy.parent, trial.number + 1)
+                    write_status(journal, status)
+                if last:
+                    copy.ending(study)
+                    return status
+        except StoreError as error:
+            status = Status(uri, status.experiment_id, status.run_id, status.sent, str(error))
+            write_status(journal, status)
+            if last:
+                return status
+            _sleep(RETRY_S, finished)
+        _sleep(POLL_S, finished)
+
+
+def _sleep(seconds: float, finished: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and not finished():
+        time.sleep(0.05)
+
+
+def _wait_until_idle(device_lock: str, finished: Callable[[], bool]) -> None:
+    """Until nothing is measured on the device: a measurement on this processor would see us."""
+    lock = FileLock(lock_path(device_lock), mode=0o666)
+    while not finished():
+        try:
+            with lock.acquire(timeout=0):
+                return
+        except Timeout:
+            time.sleep(0.05)
+
+
+def _until_stdin_ends() -> Callable[[], bool]:
+    """True once the search that started this process has closed our stdin, or is gone."""
+    ended = threading.Event()
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        ended.set()
+
+    threading.Thread(target=wait, daemon=True).start()
+    return ended.is_set
+
+
+def main(argv: Sequence[str]) -> int:
+    """python -m optimizer.listeners.tracker JOURNAL URI EXPERIMENT LOCK, with stdin open while the search runs.
+
+    LOCK is empty where measuring and tracking don't share a processor.
+    """
+    journal, uri, experiment, device_lock = argv
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.nice(10)
+    finished = _until_stdin_ends()
+    try:
+        status = follow(Path(journal), uri, experiment, finished, device_lock)
+    except ConfigError as error:
+        status = Status(uri, error=str(error))
+        write_status(Path(journal), status)
+    return 1 if status.error else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

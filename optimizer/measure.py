@@ -1,0 +1,102 @@
+"""How is one point measured on a noisy machine? Warm-up, then blocks of readings until the median is known."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from optimizer.objective import Goal
+from optimizer.protocols import Clock, Device, Runner
+from optimizer.recipe import Plan
+from optimizer.stats import Estimate, enough, hopeless
+from optimizer.trial import Samples
+
+BLOCK_S = 0.3  # /proc/stat counts in hundredths of a second: a shorter block says little of other load
+FEWEST_SAMPLES = 3  # taken however slow a point is
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMeter:
+    """Measures runners on a device, for a goal."""
+
+    device: Device
+    plan: Plan
+    goal: Goal
+    clock: Clock = time.perf_counter
+
+    def measure(self, runner: Runner, best: Estimate | None) -> Samples:
+        """Samples of every metric. `best`: losses of the best point so far, for giving up on a hopeless one.
+
+        Blocks in which others used more than `max_foreign_load_pct` of the machine are kept only where there was no
+        time for enough undisturbed ones. Raises TrialError as the runner does.
+        """
+        once = _rounded({name: (value,) for name, value in runner.facts.items()})
+        run_s = self._warmed(runner)
+        count = max(1, min(self.plan.max_samples, int(BLOCK_S / max(run_s, 1e-6))))
+        quiet: list[Samples] = []
+        disturbed: list[Samples] = []
+        start = self.clock()
+        while True:
+            block = self._block(runner, count)
+            load = block.get("foreign_load_pct", (0.0,))
+            (disturbed if max(load) > self.plan.max_foreign_load_pct else quiet).append(block)
+            taken = joined(quiet)
+            if self._settled(taken, best):
+                return once | taken
+            everything = joined(quiet + disturbed)
+            spent_s, so_far = self.clock() - start, self._count(everything)
+            out_of_time = spent_s >= self.plan.max_seconds and so_far >= FEWEST_SAMPLES
+            if out_of_time or so_far >= 2 * self.plan.max_samples or spent_s >= 5 * self.plan.max_seconds:
+                return once | (taken if self._count(taken) >= self.plan.min_samples else everything)
+
+    def _warmed(self, runner: Runner) -> float:
+        """Runs whose readings are thrown away; how long the last one took, seconds."""
+        for _ in range(max(1, self.plan.warmups)):
+            start = self.clock()
+            runner.run(1)
+            run_s = self.clock() - start
+            if run_s > self.plan.max_seconds / 4:
+                break  # a run of seconds has warmed the caches by itself
+        return run_s
+
+    def visit(self, runner: Runner, seconds: float) -> Samples:
+        """One warm-up run, then readings for about `seconds` (at least one): a turn in an interleaved comparison."""
+        runner.run(1)
+        start = self.clock()
+        first = runner.run(1)
+        run_s = max(self.clock() - start, 1e-6)
+        more = min(self.plan.max_samples, int(seconds / run_s)) - 1
+        return joined([first, runner.run(more)]) if more > 0 else first
+
+    def _block(self, runner: Runner, count: int) -> Samples:
+        with self.device.watch(runner.pid) as telemetry:
+            samples = runner.run(count)
+        return _rounded(samples) | _rounded(telemetry.samples)
+
+    def _count(self, samples: Samples) -> int:
+        return len(samples.get(self.goal.first.metric, ()) or max(samples.values(), key=len, default=()))
+
+    def _settled(self, samples: Samples, best: Estimate | None) -> bool:
+        first = self.goal.first
+        values = samples.get(first.metric, ())
+        if len(values) < self.plan.min_samples:
+            return False
+        if self.plan.give_up_early and len(self.goal.objectives) == 1 and first.statistic == "median":
+            losses = [first.loss(v) for v in values]
+            if hopeless(losses, best):
+                return True
+        return len(values) >= self.plan.max_samples or all(
+            enough(samples[o.metric], self.plan.rel_error)
+            for o in self.goal.objectives
+            if len(samples.get(o.metric, ())) > 1
+        )
+
+
+def joined(blocks: Sequence[Samples]) -> dict[str, tuple[float, ...]]:
+    """The readings of several blocks, one after another."""
+    names = dict.fromkeys(name for block in blocks for name in block)
+    return {name: tuple(v for block in blocks for v in block.get(name, ())) for name in names}
+
+
+def _rounded(samples: Samples) -> dict[str, tuple[float, ...]]:
+    """To 9 significant digits, which no clock has: a record of a hundred readings a trial stays small."""
+    return {name: tuple(float(f"{v:.9g}") for v in values) for name, values in samples.items()}

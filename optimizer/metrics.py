@@ -1,0 +1,61 @@
+"""What do the numbers mean? Each metric's unit, and which way is better."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["lower", "higher"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A name that every target uses for the same thing. `better` is None where neither way is."""
+
+    name: str
+    unit: str
+    better: Better | None
+    text: str
+
+
+_METRICS = (
+    Metric("compile_time_s", "s", "lower", "time to build, wall clock"),
+    Metric("compile_cpu_time_s", "s", "lower", "time to build, CPU time of all processes"),
+    Metric("compile_warm_s", "s", "lower", "time to build with a warm cache"),
+    Metric("compile_frontend_s", "s", "lower", "time spent in the compiler's front end"),
+    Metric("compile_ptxas_s", "s", "lower", "time spent in ptxas"),
+    Metric("load_s", "s", "lower", "time from start to ready: weights, inputs"),
+    Metric("latency_s", "s", "lower", "time of one inference (one batch)"),
+    Metric("throughput_ips", "1/s", "higher", "inferences per second"),
+    Metric("tokens_per_s", "1/s", "higher", "generated tokens per second of the whole scenario"),
+    Metric("ttft_s", "s", "lower", "time to the first token"),
+    Metric("prefill_tokens_per_s", "1/s", "higher", "prompt tokens per second"),
+    Metric("cpu_time_s", "s", "lower", "CPU time of one inference, all threads"),
+    Metric("foreign_load_pct", "%", None, "share of the machine that others used meanwhile"),
+    Metric("gpu_utilization_pct", "%", "higher", "share of time in which the GPU ran a kernel"),
+    Metric("memory_utilization_pct", "%", None, "share of time in which GPU memory was read or written"),
+    Metric("peak_memory_bytes", "B", "lower", "most resident memory while running"),
+    Metric("peak_gpu_memory_bytes", "B", "lower", "most GPU memory while running"),
+    Metric("power_w", "W", "lower", "power draw"),
+    Metric("energy_j", "J", "lower", "energy of one inference"),
+    Metric("temperature_c", "°C", None, "temperature of the device"),
+    Metric("sm_clock_hz", "Hz", None, "clock of the streaming multiprocessors"),
+    Metric("achieved_bytes_per_s", "B/s", "higher", "memory traffic achieved"),
+    Metric("achieved_flop_per_s", "FLOP/s", "higher", "arithmetic achieved"),
+    Metric("binary_bytes", "B", "lower", "size of the program"),
+    Metric("model_bytes", "B", "lower", "size of the weights as stored"),
+    Metric("shared_bytes", "B", "lower", "shared memory per block"),
+    Metric("constant_bytes", "B", "lower", "constant memory"),
+    Metric("registers", "1", "lower", "registers per thread"),
+    Metric("spill_bytes", "B", "lower", "bytes spilled per thread"),
+    Metric("occupancy_pct", "%", "higher", "theoretical occupancy"),
+    Metric("max_rel_error", "1", "lower", "largest error relative to the reference's largest value"),
+    Metric("top1_agreement_pct", "%", "higher", "share of answers equal to the unmodified model's"),
+    Metric("perplexity", "1", "lower", "perplexity on held-out text"),
+    Metric("accuracy", "1", "higher", "share of right answers on held-out data"),
+    Metric("quality_loss_pct", "%", "lower", "quality lost against the baseline"),
+)
+METRICS = {m.name: m for m in _METRICS}
+"""Targets may report others too (flop, bytes_moved, …); an objective over one of them states its direction."""
+
+
+def better(metric: str) -> Better | None:
+    return METRICS[metric].better if metric in METRICS else None

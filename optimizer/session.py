@@ -1,0 +1,162 @@
+"""How does one search go, from a setup to an ending? Journal, tracker and screen around the loop."""
+
+import socket
+from collections.abc import Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from optimizer.config import Setup
+from optimizer.confirm import confirm
+from optimizer.errors import ConfigError
+from optimizer.executors.local import LocalExecutor
+from optimizer.journal import Journal, Study, read
+from optimizer.listeners.mlflow import sqlite_path
+from optimizer.listeners.tracker import Status, Tracker
+from optimizer.measure import LiveMeter
+from optimizer.process import kill_all
+from optimizer.protocols import Clock, Ending, Listener
+from optimizer.recipe import Environment
+from optimizer.study import Bench, search
+from optimizer.targets.replay import PlayedMeter
+from optimizer.trial import Measured, Trial
+
+CONNECT_S = 2.0
+
+
+class Screen(Listener, Protocol):
+    """A listener that can also be told of earlier trials and of what goes on between trials."""
+
+    def recall(self, trial: Trial) -> None: ...
+    def say(self, text: str) -> None: ...
+    def waiting(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a session leaves: the study as it stands in the journal, and how far tracking is (None: not tracked)."""
+
+    study: Study
+    tracking: Status | None
+
+
+def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
+    """Runs a search to its end or to an interrupt. Raises ConfigError where it can't begin or must not go on."""
+    start_s = clock()
+    strategy = setup.strategy()
+    environment = setup.made.device.describe()
+    with _journal(setup, environment, resume=resume) as journal:
+        try:
+            setup.made.prepare()
+        except ConfigError:
+            journal.forget_if_empty()
+            raise
+        tracker = _tracker(setup, screen)
+        try:
+            screen.on_start(setup.recipe, environment)
+            for trial in journal.recorded:
+                screen.recall(trial)
+            meter = PlayedMeter() if setup.made.played else _live_meter(setup, clock)
+            executor = LocalExecutor(setup.workers)
+            bench = Bench(setup.made.target, setup.made.device, executor, meter, clock)
+            trials: list[Trial] = []
+            with closing(executor):
+                try:
+                    interrupted = False
+                    for trial in search(
+                        setup.recipe, strategy, bench, setup.budget, journal.recorded, (journal, screen)
+                    ):
+                        trials.append(trial)  # noqa: PERF402 - what came before an interrupt must stay
+                except KeyboardInterrupt:
+                    interrupted = True
+                    kill_all()
+                screen.stop()
+                ending = _confirmed(setup, trials, bench, screen, interrupted=interrupted)
+            seconds = {**_stage_seconds(trials), **ending.seconds, "total": clock() - start_s}
+            ending = replace(ending, interrupted=interrupted, seconds=seconds)
+            journal.on_end(ending)
+            screen.on_end(ending)
+        finally:
+            screen.stop()
+            status = _flushed(tracker, setup, screen)
+    return Outcome(read(setup.journal), status)
+
+
+def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal:
+    if resume:
+        return Journal.resume(setup.journal, setup.recipe, environment)
+    return Journal.create(setup.journal, setup.study, setup.recipe, environment, setup.settings)
+
+
+def _live_meter(setup: Setup, clock: Clock) -> LiveMeter:
+    return LiveMeter(setup.made.device, setup.recipe.plan, setup.recipe.goal, clock)
+
+
+def _confirmed(setup: Setup, trials: Sequence[Trial], bench: Bench, screen: Screen, *, interrupted: bool) -> Ending:
+    """The verdict; none where nothing was measured, or a second interrupt came."""
+    if not trials or not isinstance(trials[0].outcome, Measured):
+        return Ending(None)
+    if interrupted:
+        screen.say("Interrupted. Confirming the best so far; Ctrl-C once more leaves it unconfirmed.")
+    else:
+        screen.waiting("Confirming the winner against the baseline …")
+    start_s = bench.clock()
+    try:
+        ending = confirm(setup.recipe, trials, bench)
+    except KeyboardInterrupt:
+        kill_all()
+        return Ending(None)
+    return replace(ending, seconds={"confirm": bench.clock() - start_s})
+
+
+def _stage_seconds(trials: Sequence[Trial]) -> dict[str, float]:
+    stages = dict.fromkeys(stage for t in trials for stage in t.seconds)
+    return {stage: sum(t.seconds.get(stage, 0.0) for t in trials) for stage in stages}
+
+
+def _tracker(setup: Setup, screen: Screen) -> Tracker | None:
+    """The tracking process. A store that does not answer is a warning: what it misses is sent later."""
+    tracking = setup.tracking
+    if tracking.name == "none":
+        return None
+    if (path := sqlite_path(tracking.uri)) is not None:
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+    if (problem := _unreachable(tracking.uri)) is not None:
+        screen.say(
+            f"[yellow]MLflow at {tracking.uri} does not answer ({problem}). The search goes on; send its trials later "
+            f"with: python -m optimizer track {setup.journal} tracking.uri={tracking.uri}[/]"
+        )
+    lock = setup.made.device.lock if setup.made.target.shares_cpu else ""
+    return Tracker(setup.journal, tracking.uri, tracking.experiment, lock)
+
+
+def _unreachable(uri: str) -> str | None:
+    """Why nobody listens at an http address, None where somebody does or it is no such address."""
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        with socket.create_connection((parts.hostname, port), timeout=CONNECT_S):
+            return None
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _flushed(tracker: Tracker | None, setup: Setup, screen: Screen) -> Status | None:
+    if tracker is None:
+        return None
+    try:
+        status = tracker.finish(lambda s: screen.waiting(f"Tracking: {s.sent} trials sent …"))
+    except KeyboardInterrupt:
+        tracker.abandon()
+        status = replace(tracker.status, error="interrupted")
+    if status.error:
+        screen.say(
+            f"[yellow]Tracking is not complete ({status.error}). Nothing is lost; send what is missing with: "
+            f"python -m optimizer track {setup.journal} tracking.uri={status.uri}[/]"
+        )
+    return status

@@ -1,0 +1,135 @@
+"""What was tried and what came of it. Values only: nothing here runs, reads or writes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from statistics import median
+
+from optimizer.space import Point, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A point that a strategy asks for. `number` counts from 0 in the order of asking; 0 is the baseline."""
+
+    number: int
+    point: Point
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Something built and ready to run, addressed by the hash of all that it was built from."""
+
+    key: str  # hash of sources, compiler and build settings
+    code_key: str  # hash of the machine code (or whatever else decides what runs) alone
+    path: str = ""  # the program or package, as a path on the host that built it
+    arguments: tuple[str, ...] = ()  # run-time options: the program's own words
+    environment: Mapping[str, str] = field(default_factory=dict)  # variables set for the running program
+    command: tuple[str, ...] = ()  # the command that built it, for people
+    log: str = ""  # what the compiler said
+    facts: Mapping[str, float] = field(default_factory=dict)  # what the build told: compile_time_s, binary_bytes, …
+
+    @property
+    def identity(self) -> str:
+        """Artifacts that share it run the same code in the same way: one measurement serves them all."""
+        return digest([self.code_key, list(self.arguments), dict(self.environment)])
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """How far an artifact's answers lie from the reference, and what they are worth."""
+
+    errors: Mapping[str, float] = field(default_factory=dict)  # {"max_rel_error": 3e-3}
+    quality: Mapping[str, float] = field(default_factory=dict)  # {"perplexity": 3.2}
+
+
+Samples = Mapping[str, tuple[float, ...]]
+"""Raw readings by metric, in SI base units: {"latency_s": (1.2e-3, …), "energy_j": …}."""
+
+
+class Stage(StrEnum):
+    BUILD = "build"
+    VERIFY = "verify"
+    MEASURE = "measure"
+
+
+class Reason(StrEnum):
+    REJECTED = "rejected"  # the point can't work and that is known without trying: an option out of range
+    COMPILE = "compile"  # the compiler refused it
+    WRONG = "wrong"  # it ran and its answer was wrong
+    CRASH = "crash"  # it ended by a signal, a non-zero status or nonsense on its output
+    MEMORY = "memory"  # it needed more memory than it may have
+    TIMEOUT = "timeout"  # it took longer than it may
+
+
+class TrialError(Exception):
+    """A point failed. The only exception that a target may raise for a bad point."""
+
+    def __init__(self, reason: Reason, log: str = "") -> None:
+        super().__init__(f"{reason}: {log}".rstrip(": "))
+        self.reason = reason
+        self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    check: Check
+    samples: Samples
+    same_as: int | None = None  # the trial whose machine code this one shares and whose readings it took over
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    stage: Stage
+    reason: Reason
+    log: str = ""
+    same_as: int | None = None  # the trial whose machine code this one shares and whose failure it took over
+
+
+Outcome = Measured | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    candidate: Candidate
+    outcome: Outcome
+    seconds: Mapping[str, float] = field(default_factory=dict)  # wall time by stage: ask, build, verify, measure
+    artifact: Artifact | None = None  # None where building failed
+    started_at_s: float = 0.0  # seconds since 1970; for people and for MLflow, never compared
+    elapsed_s: float = 0.0  # the search's own clock when the trial ended; pauses before a resume don't count
+
+    @property
+    def number(self) -> int:
+        return self.candidate.number
+
+    @property
+    def point(self) -> Point:
+        return self.candidate.point
+
+
+def samples_of(trial: Trial) -> Samples:
+    """Every reading of a trial: what the build told, errors and quality (one each), and the runs' samples."""
+    facts = trial.artifact.facts if trial.artifact else {}
+    once = {name: (value,) for name, value in facts.items()}
+    if isinstance(trial.outcome, Failed):
+        return once
+    check = {name: (v,) for name, v in {**trial.outcome.check.errors, **trial.outcome.check.quality}.items()}
+    return once | check | dict(trial.outcome.samples)
+
+
+def metrics_of(trial: Trial) -> dict[str, float]:
+    """One number a metric: the median of its readings. A metric that was not read is absent, never 0."""
+    return {name: median(values) for name, values in samples_of(trial).items() if values}
+
+
+def quality_loss_pct(trial: Trial, baseline: Trial) -> float | None:
+    """How much quality is lost against the baseline: 100 · (perplexity / baseline − 1), or points of accuracy lost.
+
+    None where neither is known; negative where quality was gained.
+    """
+    mine, theirs = metrics_of(trial), metrics_of(baseline)
+    if "perplexity" in mine and theirs.get("perplexity"):
+        return 100.0 * (mine["perplexity"] / theirs["perplexity"] - 1.0)
+    if "accuracy" in mine and "accuracy" in theirs:
+        return 100.0 * (theirs["accuracy"] - mine["accuracy"])
+    return None
