@@ -7,7 +7,7 @@ into functions of our own; it is never compiled to or run as Python.
 
 An expression can be asked about one configuration or about a whole table of them at once (a numpy array a knob).
 Both readings agree, which is a property test: division by zero and log2 of nothing are NaN, which no comparison
-holds for, and numbers beyond 2**62 are refused rather than wrapped around.
+holds for, and numbers beyond 2**53 are refused rather than wrapped around.
 """
 
 import ast
@@ -31,8 +31,8 @@ _Table = Mapping[str, Callable[..., Any]]
 
 MAX_CHARACTERS = 2000
 MAX_DEPTH = 40
-MAX_EXPONENT = 62
-LARGEST = 2.0**62
+MAX_EXPONENT = 53
+LARGEST = 2.0**53  # up to here whole numbers are exact, also as floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def _compile(node: ast.expr, table: _Table, names: set[str], text: str, depth: i
     match node:
         case ast.Constant(value=bool() | int() | float() | str() as value):
             if isinstance(value, int | float) and not abs(value) <= LARGEST:
-                raise ConfigError(f"'{text}' has a number beyond 2**62.")
+                raise ConfigError(f"'{text}' has a number beyond 2**53.")
             return lambda env: value
         case ast.Name(id=word) if word in _WORDS:
             return lambda env: _WORDS[word]
@@ -174,7 +174,7 @@ def _truth(value: Any) -> bool:
 
 def _small(value: Any) -> Any:
     if isinstance(value, int | float) and abs(value) > LARGEST:
-        raise OverflowError("a number grows beyond 2**62")
+        raise OverflowError("a number grows beyond 2**53")
     return value
 
 
@@ -233,12 +233,14 @@ def _numbers(value: Any) -> Array:
     array = np.asarray(value)
     if array.dtype.kind in "US" or (array.dtype == object and any(isinstance(v, str) for v in array.flat)):
         raise TypeError(f"{array.flat[0]!r} is not a number")
+    if array.dtype == object:  # whole and broken numbers mixed
+        array = array.astype(float)
     return array.astype(np.int64) if array.dtype == bool else array
 
 
 def _all_small(array: Any) -> Any:
     if np.any(np.abs(np.asarray(array, dtype=float)) > LARGEST):
-        raise OverflowError("a number grows beyond 2**62")
+        raise OverflowError("a number grows beyond 2**53")
     return array
 
 

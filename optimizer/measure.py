@@ -45,7 +45,7 @@ class LiveMeter:
             everything = joined(quiet + disturbed)
             spent_s, so_far = self.clock() - start, self._count(everything)
             out_of_time = spent_s >= self.plan.max_seconds and so_far >= FEWEST_SAMPLES
-            if out_of_time or so_far >= 2 * self.plan.max_samples or spent_s >= 5 * self.plan.max_seconds:
+            if out_of_time or so_far >= 2 * self.plan.max_samples:
                 return once | (taken if self._count(taken) >= self.plan.min_samples else everything)
 
     def _warmed(self, runner: Runner) -> float:
@@ -78,12 +78,12 @@ class LiveMeter:
     def _settled(self, samples: Samples, best: Estimate | None) -> bool:
         first = self.goal.first
         values = samples.get(first.metric, ())
-        if len(values) < self.plan.min_samples:
-            return False
         if self.plan.give_up_early and len(self.goal.objectives) == 1 and first.statistic == "median":
             losses = [first.loss(v) for v in values]
             if hopeless(losses, best):
                 return True
+        if len(values) < self.plan.min_samples:
+            return False
         return len(values) >= self.plan.max_samples or all(
             enough(samples[o.metric], self.plan.rel_error)
             for o in self.goal.objectives

@@ -13,6 +13,7 @@ from functools import lru_cache
 from statistics import median
 
 CONFIDENCE = 0.95
+FAR_WORSE = 3.0  # times the best
 FEWEST = 6  # of fewer readings not even the smallest and largest hold the median with 95%
 
 
@@ -68,9 +69,13 @@ def enough(samples: Sequence[float], rel_error: float) -> bool:
 
 def hopeless(losses: Sequence[float], best: Estimate | None, margin: float = 0.05) -> bool:
     """Whether these losses (lower is better) are worse than the best with high confidence: even the good end of their
-    interval lies above the bad end of the best's, by `margin` of the best's median."""
-    if best is None or len(losses) < FEWEST:
+    interval lies above the bad end of the best's, by `margin` of the best's median. Of a slow point two readings that
+    are both over three times as bad are enough."""
+    if best is None or not losses:
         return False
+    if len(losses) < FEWEST:
+        thrice = best.median * FAR_WORSE if best.median > 0 else best.median / FAR_WORSE
+        return len(losses) > 1 and min(losses) > thrice
     return estimate(losses).low > best.high + margin * abs(best.median)
 
 

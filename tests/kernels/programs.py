@@ -53,9 +53,7 @@ class Program:
 
     def __init__(self, path: Path, options: Mapping[str, object] | None = None) -> None:
         words = [f"--{name}={value}" for name, value in (options or {}).items()]
-        self._process = subprocess.Popen(
-            [str(path), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen([str(path), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __enter__(self) -> "Program":
         self.first = self.read()
