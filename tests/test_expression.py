@@ -1,6 +1,6 @@
 """The language of conditions and constraints: what it says, what it refuses, one reading for one and for many."""
 
-import math
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,9 @@ _leaf = st.one_of(NUMBERS.map(repr), st.sampled_from(["x", "y", "z"]))
 def _grown(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     pair = st.tuples(children, children)
     return st.one_of(
-        st.tuples(pair, st.sampled_from("+ - * / // %".split())).map(lambda t: f"({t[0][0]} {t[1]} {t[0][1]})"),
+        st.tuples(pair, st.sampled_from(["+", "-", "*", "/", "//", "%"])).map(
+            lambda t: f"({t[0][0]} {t[1]} {t[0][1]})"
+        ),
         st.tuples(pair, st.sampled_from(["min", "max"])).map(lambda t: f"{t[1]}({t[0][0]}, {t[0][1]})"),
         st.tuples(children, st.sampled_from(["abs", "ceil", "floor", "log2", "-"])).map(lambda t: f"{t[1]}({t[0]})"),
         st.tuples(pair, children, children).map(lambda t: f"({t[0][0]} if {t[1]} < {t[2]} else {t[0][1]})"),
@@ -132,8 +134,5 @@ def test_any_text_is_an_expression_or_a_clear_error(text: str) -> None:
         expression = parse(text)
     except ConfigError:
         return
-    try:
+    with suppress(ConfigError):
         expression.holds(dict.fromkeys(expression.names, 1))
-    except ConfigError:
-        pass
-    assert math.isfinite(len(expression.text))

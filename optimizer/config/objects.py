@@ -59,10 +59,7 @@ class Setup:
         return self.folder / "journal.jsonl"
 
     def strategy(self) -> Strategy:
-        """A new strategy at its beginning; raises ConfigError where it does not fit the space."""
-        recipe = self.recipe
-        proposer = _proposer(recipe, self.feasible)
-        return Proposals(proposer, self.feasible, recipe.goal, Random(f"nearest {recipe.seed}"), recipe.start)
+        return strategy_of(self.recipe, self.feasible)
 
 
 def setup_of(composed: Composed, today: date) -> Setup:
@@ -106,6 +103,12 @@ def setup_of(composed: Composed, today: date) -> Setup:
         workers=_workers(tree["executor"]),
         settings=Settings(composed.words, composed.choices, composed.spaces),
     )
+
+
+def strategy_of(recipe: Recipe, feasible: Feasible) -> Strategy:
+    """A new strategy at its beginning; raises ConfigError where it does not fit the space."""
+    proposer = _proposer(recipe, feasible)
+    return Proposals(proposer, feasible, recipe.goal, Random(f"nearest {recipe.seed}"), recipe.start)
 
 
 def new_study_name(studies_dir: Path, target: str, today: date) -> str:

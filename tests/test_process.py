@@ -1,0 +1,219 @@
+"""Foreign programs: limits, crashes, hangs, nonsense; nothing of theirs outlives the trial."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from optimizer.process import MAX_LOG, Conversation, conversation, kill_all, run_tool
+from optimizer.trial import Reason, TrialError
+
+READY = "import sys, json, os, time, signal\n"
+
+
+@contextmanager
+def talk(script: str, tmp_path: Path, timeout_s: float = 20.0, memory_bytes: int = 8 << 30) -> Iterator[Conversation]:
+    command = [sys.executable, "-c", READY + script]
+    with conversation(command, {"FLAVOUR": "plain"}, tmp_path, timeout_s, memory_bytes) as program:
+        yield program
+
+
+def answer_of(script: str, tmp_path: Path, **limits: float) -> tuple[Reason, str]:
+    """How a program fails that should have answered."""
+    with talk(script, tmp_path, **limits) as program, pytest.raises(TrialError) as caught:  # type: ignore[arg-type]
+        program.answer()
+    return caught.value.reason, caught.value.log
+
+
+def test_a_conversation(tmp_path: Path) -> None:
+    script = (
+        "for line in sys.stdin: print(json.dumps({'echo': line.strip(), 'env': os.environ['FLAVOUR']}), flush=True)"
+    )
+    with talk(script, tmp_path) as program:
+        assert program.ask("hello") == {"echo": "hello", "env": "plain"}
+        assert program.ask("run 3")["echo"] == "run 3"
+        assert psutil.pid_exists(program.pid)
+    assert not psutil.pid_exists(program.pid)
+
+
+def test_it_runs_in_its_own_folder(tmp_path: Path) -> None:
+    with talk("print(json.dumps({'cwd': os.getcwd()}), flush=True); time.sleep(60)", tmp_path) as program:
+        assert program.answer()["cwd"] == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "said"),
+    [
+        ("sys.exit(7)", Reason.CRASH, "status 7"),
+        ("print('boom', file=sys.stderr); sys.exit(1)", Reason.CRASH, "boom"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", Reason.CRASH, "SIGSEGV"),
+        ("os.kill(os.getpid(), signal.SIGILL)", Reason.CRASH, "lacks"),
+        ("os.kill(os.getpid(), signal.SIGKILL)", Reason.MEMORY, "killed by the system"),
+        ("print('nonsense')", Reason.CRASH, "not JSON: 'nonsense'"),
+        ("print('[1, 2]')", Reason.CRASH, "no JSON object"),
+        ("print('{' * 100000)", Reason.CRASH, "not JSON"),
+        ("sys.stdout.buffer.write(bytes(range(256)) + b'\\n')", Reason.CRASH, "not JSON"),
+        ("print(json.dumps({'error': {'reason': 'memory', 'message': 'all gone'}}))", Reason.MEMORY, "all gone"),
+        ("print(json.dumps({'error': {'reason': 'rejected', 'message': 'no such'}}))", Reason.REJECTED, "no such"),
+        ("print(json.dumps({'error': {'reason': 'wrong', 'message': 'x'}}))", Reason.CRASH, "x"),
+        ("print(json.dumps({'error': 'plain'}))", Reason.CRASH, "plain"),
+        ("os.close(1); time.sleep(60)", Reason.CRASH, "closed its output"),
+    ],
+)  # fmt: skip
+def test_each_way_to_fail_has_its_reason(tmp_path: Path, script: str, reason: Reason, said: str) -> None:
+    found, log = answer_of(script + "\n", tmp_path)
+    assert found is reason
+    assert said in log
+
+
+def test_a_program_that_hangs_is_ended(tmp_path: Path) -> None:
+    found, log = answer_of("time.sleep(600)", tmp_path, timeout_s=0.5)
+    assert (found, "0.5 s" in log) == (Reason.TIMEOUT, True)
+
+
+def test_a_program_that_ignores_sigterm_is_ended(tmp_path: Path) -> None:
+    script = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('{}', flush=True); time.sleep(600)"
+    with talk(script, tmp_path) as program:
+        program.answer()
+    assert not psutil.pid_exists(program.pid)
+
+
+def test_a_program_that_prints_without_end_is_ended(tmp_path: Path) -> None:
+    found, log = answer_of("while True: sys.stdout.write('x' * 65536)", tmp_path)
+    assert found is Reason.CRASH
+    assert "line of more than" in log
+
+
+def test_a_program_that_floods_stderr_leaves_a_short_log(tmp_path: Path) -> None:
+    found, log = answer_of("sys.stderr.write('y' * 5_000_000); sys.exit(1)", tmp_path)
+    assert found is Reason.CRASH
+    assert len(log) < MAX_LOG + 200
+    assert "left out" in log
+
+
+@pytest.mark.skipif(not hasattr(__import__("resource"), "prlimit"), reason="memory limits need prlimit (Linux)")
+def test_a_program_that_allocates_without_end_meets_its_limit(tmp_path: Path) -> None:
+    script = """
+try:
+    data = []
+    time.sleep(0.3)
+    while True: data.append(bytearray(1 << 26))
+except MemoryError:
+    print(json.dumps({'error': {'reason': 'memory', 'message': 'limit'}}))
+"""
+    found, _ = answer_of(script, tmp_path, memory_bytes=1 << 30)
+    assert found is Reason.MEMORY
+
+
+def test_children_of_a_program_go_with_it(tmp_path: Path) -> None:
+    script = """
+import subprocess
+child = subprocess.Popen(['sleep', '600'])
+print(json.dumps({'child': child.pid}), flush=True)
+time.sleep(600)
+"""
+    with talk(script, tmp_path) as program:
+        child = program.answer()["child"]
+        assert psutil.pid_exists(child)
+    _gone(child)
+
+
+def _gone(pid: int) -> None:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return
+        time.sleep(0.02)
+    pytest.fail(f"process {pid} lives on")
+
+
+def test_a_program_that_died_between_two_questions(tmp_path: Path) -> None:
+    with talk("print('{}', flush=True)", tmp_path) as program:
+        program.answer()
+        program._process.wait()
+        with pytest.raises(TrialError) as caught:
+            program.ask("run 1")
+    assert caught.value.reason is Reason.CRASH
+
+
+def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    with (
+        pytest.raises(TrialError, match="can't be run"),
+        conversation([str(tmp_path / "nobody")], {}, tmp_path, 1.0, 1 << 30),
+    ):
+        pass
+
+
+def test_tools_tell_status_output_and_time(tmp_path: Path) -> None:
+    work = "import sys; sum(range(10**7)); print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    done = run_tool([sys.executable, "-c", work], 20.0, tmp_path)
+    assert done.status == 3
+    assert set(done.output.split()) == {"out", "err"}
+    assert done.wall_s > 0
+    assert done.cpu_s > 0.05
+
+
+def test_the_cpu_time_of_a_tool_has_its_children(tmp_path: Path) -> None:
+    work = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(2*10**7))'])"
+    assert run_tool([sys.executable, "-c", work], 20.0, tmp_path).cpu_s > 0.1
+
+
+def test_a_tool_that_hangs_is_ended_with_all_its_children(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    work = f"""
+import subprocess, time
+child = subprocess.Popen(['sleep', '600'])
+open({str(pid_file)!r}, 'w').write(str(child.pid))
+time.sleep(600)
+"""
+    done = run_tool([sys.executable, "-c", work], 1.5, tmp_path)
+    assert done.status is None
+    _gone(int(pid_file.read_text()))
+
+
+def test_a_long_log_is_shortened_from_the_middle(tmp_path: Path) -> None:
+    done = run_tool([sys.executable, "-c", "print('first'); print('x' * 10**6); print('last')"], 20.0, tmp_path)
+    assert done.output.startswith("first")
+    assert done.output.endswith("last\n")
+    assert len(done.output) < MAX_LOG + 100
+
+
+def test_messages_come_in_one_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    done = run_tool([sys.executable, "-c", "import os; print(os.environ['LC_ALL'])"], 20.0, tmp_path)
+    assert done.output.strip() == "C"
+
+
+def test_a_missing_tool_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        run_tool(["no-such-compiler"], 1.0, tmp_path)
+
+
+def test_an_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
+    with talk("print('{}', flush=True); time.sleep(600)", tmp_path) as program:
+        program.answer()
+        kill_all()
+        with pytest.raises(TrialError):
+            program.answer()
+
+
+def test_ctrl_c_is_for_the_search_alone(tmp_path: Path) -> None:
+    with talk("print('{}', flush=True); time.sleep(600)", tmp_path) as program:
+        program.answer()
+        assert os.getpgid(program.pid) != os.getpgid(0)
+        assert signal.getsignal(signal.SIGINT) is not None
+
+
+def test_nothing_is_passed_to_a_shell(tmp_path: Path) -> None:
+    word = "$(touch harmed); `touch harmed`; | touch harmed"
+    done = run_tool([sys.executable, "-c", "import sys; print(sys.argv[1])", word], 20.0, tmp_path)
+    assert done.output.strip() == word
+    assert not (tmp_path / "harmed").exists()
+    assert subprocess.run(["true"], check=False).returncode == 0
