@@ -1,7 +1,6 @@
 // How a program under test talks to the search: one process, one line of JSON an answer (see harness.h).
 //
-// Timing. Fast kernels are repeated inside a reading until it lasts MIN_READING_S; latency_s is the time of one
-// repetition. Wall time is CLOCK_MONOTONIC, cpu_time_s is the CPU time of all threads (CLOCK_PROCESS_CPUTIME_ID).
+// Timing. Fast kernels are repeated inside a reading until it lasts MIN_READING_S. Wall time is CLOCK_MONOTONIC, cpu_time_s is the CPU time of all threads (CLOCK_PROCESS_CPUTIME_ID).
 // peak_memory_bytes is the high-water mark of resident memory (VmHWM) since the first run, not since the start:
 // what verification needed is given back and forgotten first.
 //
@@ -170,15 +169,20 @@ std::pair<int, Timed> calibrated(Kernel& kernel) {
   }
 }
 
-void add(Samples& samples, const Timed& timed, int repeats) {
-  const double latency_s = timed.reading.latency_s > 0 ? timed.reading.latency_s : timed.elapsed_s / repeats;
-  samples["latency_s"].push_back(latency_s);
-  samples["cpu_time_s"].push_back(timed.cpu_s / repeats);
-  samples["throughput_ips"].push_back(timed.reading.inferences / latency_s);
+// The readings of one timed run. Where a kernel's facts say how much arithmetic and traffic one run is, the rates too.
+void add(Samples& samples, const Timed& timed, int repeats, const Facts& facts) {
+  const double run_s = timed.elapsed_s / repeats;
+  if (const auto flop = facts.find("flop"); flop != facts.end())
+    samples["achieved_flop_per_s"].push_back(flop->second / run_s);
+  if (const auto bytes = facts.find("bytes_moved"); bytes != facts.end())
+    samples["achieved_bytes_per_s"].push_back(bytes->second / run_s);
+  samples["latency_s"].push_back(run_s / timed.reading.batches);
+  samples["cpu_time_s"].push_back(timed.cpu_s / repeats / timed.reading.batches);
+  samples["throughput_ips"].push_back(timed.reading.inferences * timed.reading.batches / run_s);
   for (const auto& [name, value] : timed.reading.metrics) samples[name].push_back(value);
 }
 
-int answer(Kernel& kernel) {
+int answer(Kernel& kernel, const Facts& facts) {
   int repeats = 0;  // not calibrated yet
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
@@ -196,10 +200,10 @@ int answer(Kernel& kernel) {
         forget_peak_memory();
         const auto [found, reading] = calibrated(kernel);
         repeats = found;
-        add(samples, reading, repeats);
+        add(samples, reading, repeats, facts);
         --count;
       }
-      for (; count > 0; --count) add(samples, timed(kernel, repeats), repeats);
+      for (; count > 0; --count) add(samples, timed(kernel, repeats), repeats, facts);
       if (const double peak = peak_memory_bytes(); peak > 0) samples["peak_memory_bytes"] = {peak};
       say("{\"samples\":" + object(samples) + "}");
     } else {
@@ -216,8 +220,9 @@ int serve(int argc, char** argv) {
     const Options options(argc, argv);
     const std::unique_ptr<Kernel> kernel = make(options);
     options.refuse_unknown();
-    say("{\"ready\":{\"load_s\":" + number(now_s() - start) + ",\"facts\":" + object(kernel->facts()) + "}}");
-    return answer(*kernel);
+    const Facts facts = kernel->facts();
+    say("{\"ready\":{\"load_s\":" + number(now_s() - start) + ",\"facts\":" + object(facts) + "}}");
+    return answer(*kernel, facts);
   } catch (const std::bad_alloc&) {
     return fail("memory", "out of memory");
   } catch (const Rejected& error) {

@@ -43,10 +43,11 @@ struct Check {
   Facts quality;     // what the model's answers are worth: perplexity, accuracy
 };
 
-// What one inference adds to the harness's own wall and CPU time.
+// What one run() adds to the harness's own wall and CPU time: it may be a scenario of several batches of inferences.
+// latency_s is the time of one batch, throughput_ips counts inferences.
 struct Reading {
-  double inferences = 1;  // how many inferences one run() is (the batch): throughput_ips = inferences / latency_s
-  double latency_s = 0;   // set it to replace the harness's own timing (a scenario that times its parts itself)
+  double inferences = 1;  // in a batch
+  double batches = 1;     // in a run()
   Facts metrics;          // further metrics of this reading: tokens_per_s, ttft_s, ...
 };
 
@@ -67,7 +68,9 @@ class Options {
 class Kernel {
  public:
   virtual ~Kernel() = default;
-  virtual Facts facts() const { return {}; }  // what is known without running: model_bytes, flop, bytes_moved, ...
+  // What is known without running. `flop` and `bytes_moved` of one run() give achieved_flop_per_s and
+  // achieved_bytes_per_s beside every reading.
+  virtual Facts facts() const { return {}; }
   virtual Check verify() = 0;
   virtual void run(Reading& reading) = 0;
 };

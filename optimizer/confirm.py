@@ -4,13 +4,14 @@ Two stages, so that a lucky reading does not choose the winner and prove it too:
 their own, and the leader then meets the baseline in fresh rounds. A round is A B B A, so that drift which is linear in
 time cancels, and gives one gain; starting the processes anew makes the luck of a process (where its memory came to lie)
 part of the interval instead of part of the answer. The number of rounds is fixed beforehand: nothing is peeked at.
+Rounds in which others used the machine are taken again while time lasts, and said to be disturbed where it does not.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from statistics import median
 
 from optimizer.measure import BLOCK_S, joined
-from optimizer.objective import Goal
 from optimizer.protocols import Ending
 from optimizer.recipe import Recipe
 from optimizer.stats import FEWEST, Judgement, estimate, judge
@@ -18,6 +19,7 @@ from optimizer.study import Bench
 from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of
 
 VISIT_S = BLOCK_S / 2
+REMATCH_SHARE = 0.3  # of the time for the whole confirmation
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,26 @@ class _Entrant:
 
 
 @dataclass(frozen=True)
-class _Rounds:
-    """What came of some rounds: a gain each, and all readings of both sides."""
+class _Round:
+    gain: float
+    mine: Samples
+    theirs: Samples
+    load_pct: float = 0.0  # of others, meanwhile
 
-    gains: tuple[float, ...] = ()
-    mine: Samples | None = None
-    theirs: Samples | None = None
+
+@dataclass(frozen=True)
+class _Rounds:
+    """What came of some rounds."""
+
+    rounds: tuple[_Round, ...] = ()
+
+    @property
+    def gains(self) -> tuple[float, ...]:
+        return tuple(r.gain for r in self.rounds)
+
+    @property
+    def load_pct(self) -> float:
+        return median(r.load_pct for r in self.rounds) if self.rounds else 0.0
 
 
 def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
@@ -50,17 +66,17 @@ def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
     entrants = [e for t in _finalists(recipe, trials) if (e := match.entrant(t)) is not None]
     with bench.device.alone():
         for entrant in match.by_rematch(entrants, home):
-            rounds = match.rounds(entrant, home, recipe.confirm.rounds)
-            if not rounds.gains or match.breaks_a_limit(rounds):
+            found = match.rounds(entrant, home, recipe.confirm.rounds, recipe.confirm.max_seconds)
+            if not found.gains or match.breaks_a_limit(found):
                 continue
-            verdict = judge(rounds.gains, match.metric, entrant.trial.number, recipe.confirm.min_gain)
+            verdict = judge(found.gains, match.metric, entrant.trial.number, recipe.confirm.min_gain)
             if verdict.judgement is not Judgement.WORSE:
-                return Ending(verdict, rounds.gains)
-        rounds = match.rounds(home, home, recipe.confirm.rounds)
-    if not rounds.gains:
+                return Ending(verdict, found.gains, found.load_pct)
+        found = match.rounds(home, home, recipe.confirm.rounds, recipe.confirm.max_seconds)
+    if not found.gains:
         return Ending(None)
-    verdict = judge(rounds.gains, match.metric, 0, recipe.confirm.min_gain)
-    return Ending(replace(verdict, judgement=Judgement.SAME), rounds.gains)
+    verdict = judge(found.gains, match.metric, 0, recipe.confirm.min_gain)
+    return Ending(replace(verdict, judgement=Judgement.SAME), found.gains, found.load_pct)
 
 
 def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
@@ -77,17 +93,20 @@ def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
     return chosen
 
 
+@dataclass(frozen=True)
 class _Match:
     """How two entrants are compared in one search."""
 
-    def __init__(self, recipe: Recipe, bench: Bench) -> None:
-        self._recipe, self._bench = recipe, bench
-        self._goal: Goal = recipe.goal
-        self.metric = recipe.goal.first.metric
+    recipe: Recipe
+    bench: Bench
+    metric: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metric", self.recipe.goal.first.metric)
 
     def entrant(self, trial: Trial) -> _Entrant | None:
         try:
-            artifact, _ = self._bench.executor.build(self._bench.target, trial.point).result()
+            artifact, _ = self.bench.executor.build(self.bench.target, trial.point).result()
         except TrialError:
             return None
         return _Entrant(trial, artifact)
@@ -96,55 +115,72 @@ class _Match:
         """Best first, by a few rounds against the baseline; entrants that fail now are left out."""
         if len(entrants) < 2:
             return list(entrants)
-        count = max(3, self._recipe.confirm.rounds // 3)
-        gains = {id(e): self.rounds(e, home, count).gains for e in entrants}
+        count = max(3, self.recipe.confirm.rounds // 3)
+        seconds = self.recipe.confirm.max_seconds * REMATCH_SHARE / len(entrants)
+        gains = {id(e): self.rounds(e, home, count, seconds).gains for e in entrants}
         alive = [e for e in entrants if gains[id(e)]]
         return sorted(alive, key=lambda e: -estimate(gains[id(e)]).median)
 
-    def rounds(self, a: _Entrant, b: _Entrant, count: int) -> _Rounds:
-        """Rounds of A B B A, as many as time allows but enough for an interval; none where one side fails now."""
-        start = self._bench.clock()
-        gains: list[float] = []
-        mine: list[Samples] = []
-        theirs: list[Samples] = []
-        for done in range(count):
-            late = self._bench.clock() - start > self._recipe.confirm.max_seconds
-            if late and done >= min(FEWEST, count):
+    def rounds(self, a: _Entrant, b: _Entrant, count: int, seconds: float) -> _Rounds:
+        """`count` undisturbed rounds, or what `seconds` leave time for (but enough for an interval, where an interval
+        is wanted); none where one side fails now."""
+        start = self.bench.clock()
+        quiet: list[_Round] = []
+        disturbed: list[_Round] = []
+        fewest = FEWEST if count >= FEWEST else 1
+        while len(quiet) < count:
+            taken = len(quiet) + len(disturbed)
+            if taken >= fewest and self.bench.clock() - start > seconds:
+                break
+            if taken >= 3 * count:
                 break
             try:
-                visits = self._round(a, b)
+                found = self._round(a, b)
             except TrialError:
                 return _Rounds()
-            values = [self._goal.first.of(v[self.metric]) for v in visits if v.get(self.metric)]
-            if len(values) != len(visits) or min(values) <= 0:
+            if found is None:
                 return _Rounds()
-            one, two, three, four = values
-            gains.append((self._goal.first.gain(two, one) * self._goal.first.gain(three, four)) ** 0.5)
-            mine += [visits[0], visits[3]]
-            theirs += visits[1:3]
-        return _Rounds(tuple(gains), joined(mine), joined(theirs))
+            busy = found.load_pct > self.recipe.plan.max_foreign_load_pct
+            (disturbed if busy else quiet).append(found)
+        enough = len(quiet) >= fewest
+        return _Rounds(tuple(quiet if enough else quiet + disturbed))
 
-    def _round(self, a: _Entrant, b: _Entrant) -> list[Samples]:
-        order = (a, b, b, a)
+    def _round(self, a: _Entrant, b: _Entrant) -> _Round | None:
+        """A B B A; None where the metric is missing or can't give a ratio."""
         if self.metric in a.artifact.facts:
-            return [self._build_reading(entrant) for entrant in order]
-        if self.metric in _known_without_running(a.trial):
-            return [{self.metric: (metrics_of(e.trial)[self.metric],)} for e in order]
-        with (
-            self._bench.target.open(a.artifact) as mine,
-            self._bench.target.open(b.artifact) as theirs,
-        ):
-            return [self._bench.meter.visit(runner, VISIT_S) for runner in (mine, theirs, theirs, mine)]
+            visits, load_pct = [self._build_reading(entrant) for entrant in (a, b, b, a)], 0.0
+        elif self.metric in _known_without_running(a.trial):
+            visits = [{self.metric: (metrics_of(e.trial)[self.metric],)} for e in (a, b, b, a)]
+            load_pct = 0.0
+        else:
+            visits, load_pct = self._visits(a, b)
+        first = self.recipe.goal.first
+        values = [first.of(v[self.metric]) for v in visits if v.get(self.metric)]
+        if len(values) != len(visits) or min(values) <= 0:
+            return None
+        one, two, three, four = values
+        gain = (first.gain(two, one) * first.gain(three, four)) ** 0.5
+        return _Round(gain, joined([visits[0], visits[3]]), joined(visits[1:3]), load_pct)
+
+    def _visits(self, a: _Entrant, b: _Entrant) -> tuple[list[Samples], float]:
+        """Readings of four turns, and the load of others during them."""
+        meter, target = self.bench.meter, self.bench.target
+        with target.open(a.artifact) as mine, target.open(b.artifact) as theirs:
+            for runner in (mine, theirs):
+                meter.warm(runner)
+            visits = [meter.visit(runner, VISIT_S) for runner in (mine, theirs, theirs, mine)]
+        loads = [v["foreign_load_pct"][0] for v in visits if v.get("foreign_load_pct")]
+        return visits, median(loads) if loads else 0.0
 
     def _build_reading(self, entrant: _Entrant) -> Samples:
         """What a build tells, from a build made anew: the compile time is what is compared."""
-        artifact, _ = self._bench.executor.build(self._bench.target, entrant.trial.point, fresh=True).result()
+        artifact, _ = self.bench.executor.build(self.bench.target, entrant.trial.point, fresh=True).result()
         return {name: (value,) for name, value in artifact.facts.items()}
 
-    def breaks_a_limit(self, rounds: _Rounds) -> bool:
+    def breaks_a_limit(self, found: _Rounds) -> bool:
         """Whether the readings of the rounds break a limit that the search's few readings kept."""
-        mine, theirs = rounds.mine or {}, rounds.theirs or {}
-        for limit in self._goal.limits:
+        mine, theirs = joined([r.mine for r in found.rounds]), joined([r.theirs for r in found.rounds])
+        for limit in self.recipe.goal.limits:
             if mine.get(limit.metric) and theirs.get(limit.metric):
                 value, base = (limit.of(samples[limit.metric]) for samples in (mine, theirs))
                 if limit.violation(value, base) > 0:

@@ -40,7 +40,7 @@ class Host:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Waits for other searches on this machine; a search that was killed holds nothing."""
-        with FileLock(lock_path(self.lock), mode=0o666):
+        with FileLock(lock_path(self.lock), mode=0o666).acquire(poll_interval=0.005):
             yield
 
     @contextmanager

@@ -140,6 +140,7 @@ def _ending_document(ending: Ending) -> Json:
         "kind": "verdict",
         "verdict": asdict(ending.verdict) if ending.verdict else None,
         "gains": list(ending.gains),
+        "load_pct": ending.load_pct,
         "interrupted": ending.interrupted,
         "seconds": dict(ending.seconds),
     }
@@ -148,7 +149,13 @@ def _ending_document(ending: Ending) -> Json:
 def _ending_from(document: Json) -> Ending:
     told = document["verdict"]
     verdict = Verdict(**{**told, "judgement": Judgement(told["judgement"])}) if told else None
-    return Ending(verdict, tuple(document["gains"]), document["interrupted"], _numbers(document["seconds"]))
+    return Ending(
+        verdict,
+        tuple(document["gains"]),
+        float(document["load_pct"]),
+        interrupted=bool(document["interrupted"]),
+        seconds=_numbers(document["seconds"]),
+    )
 
 
 def line_of(document: Json) -> bytes:

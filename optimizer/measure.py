@@ -58,14 +58,18 @@ class LiveMeter:
                 break  # a run of seconds has warmed the caches by itself
         return run_s
 
-    def visit(self, runner: Runner, seconds: float) -> Samples:
-        """One warm-up run, then readings for about `seconds` (at least one): a turn in an interleaved comparison."""
+    def warm(self, runner: Runner) -> None:
         runner.run(1)
-        start = self.clock()
-        first = runner.run(1)
-        run_s = max(self.clock() - start, 1e-6)
-        more = min(self.plan.max_samples, int(seconds / run_s)) - 1
-        return joined([first, runner.run(more)]) if more > 0 else first
+
+    def visit(self, runner: Runner, seconds: float) -> Samples:
+        """Readings of a warm runner for about `seconds` (at least one): a turn in an interleaved comparison."""
+        with self.device.watch(runner.pid) as telemetry:
+            start = self.clock()
+            first = runner.run(1)
+            run_s = max(self.clock() - start, 1e-6)
+            more = min(self.plan.max_samples, int(seconds / run_s)) - 1
+            samples = joined([first, runner.run(more)]) if more > 0 else dict(first)
+        return samples | dict(telemetry.samples)
 
     def _block(self, runner: Runner, count: int) -> Samples:
         with self.device.watch(runner.pid) as telemetry:

@@ -73,8 +73,12 @@ class Meter(Protocol):
         """Samples of every metric. `best`: the losses of the best point so far, for giving up on a hopeless one."""
         ...
 
+    def warm(self, runner: Runner) -> None:
+        """Runs whose readings are thrown away."""
+        ...
+
     def visit(self, runner: Runner, seconds: float) -> Samples:
-        """One warm-up run, then readings for about `seconds` (at least one): a turn in an interleaved comparison."""
+        """Readings of a warm runner for about `seconds` (at least one): a turn in an interleaved comparison."""
         ...
 
 
@@ -120,6 +124,7 @@ class Ending:
 
     verdict: Verdict | None  # None: nothing could be confirmed
     gains: tuple[float, ...] = ()  # of the verdict's rounds: winner over baseline, above 1 is better
+    load_pct: float = 0.0  # of the machine that others used during those rounds
     interrupted: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)  # wall time by stage, the whole search
 

@@ -23,6 +23,7 @@ from optimizer.targets.replay import PlayedMeter
 from optimizer.trial import Measured, Trial
 
 CONNECT_S = 2.0
+READY_S = 30.0
 
 
 class Screen(Listener, Protocol):
@@ -129,8 +130,12 @@ def _tracker(setup: Setup, screen: Screen) -> Tracker | None:
             f"[yellow]MLflow at {tracking.uri} does not answer ({problem}). The search goes on; send its trials later "
             f"with: python -m optimizer track {setup.journal} tracking.uri={tracking.uri}[/]"
         )
-    lock = setup.made.device.lock if setup.made.target.shares_cpu else ""
-    return Tracker(setup.journal, tracking.uri, tracking.experiment, lock)
+    if not setup.made.target.shares_cpu:
+        return Tracker(setup.journal, tracking.uri, tracking.experiment, device_lock="")
+    tracker = Tracker(setup.journal, tracking.uri, tracking.experiment, setup.made.device.lock)
+    screen.waiting("Opening MLflow …")
+    tracker.wait_until_ready(READY_S)  # its start would slow the first builds
+    return tracker
 
 
 def _unreachable(uri: str) -> str | None:

@@ -14,7 +14,7 @@ from optimizer.config import Setup, composed, load
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, read
 from optimizer.listeners.tracker import Status
-from optimizer.report.markdown import leader, verdict_line
+from optimizer.report.markdown import leader, load_warning, verdict_line
 from optimizer.space import Json
 from optimizer.stats import Judgement
 from optimizer.targets.native import NativeTarget
@@ -191,7 +191,7 @@ def _verdict(study: Study) -> Json:
 
 def _ending(study: Study, setup: Setup) -> str:
     """The result for people: the verdict, what the winner does otherwise, and what to do next."""
-    lines = [verdict_line(study).replace("**", "")]
+    lines = [verdict_line(study).replace("**", ""), *(f"warning: {text}" for text in load_warning(study))]
     if study.baseline is not None:
         best = leader(study)
         if best.number:

@@ -1,8 +1,9 @@
 """How is a running search tracked without being held up? By a process beside it that reads the journal.
 
 Importing mlflow takes seconds and logging a trial 100 ms, so neither happens in the search's own process. The tracker
-polls the journal, sends what is new, and never starts to log while the device is measuring: on a CPU target that would
-disturb the measurement. How far it is stands in tracking.json beside the journal.
+polls the journal and sends what is new, a trial at a time. On a CPU target it would disturb the measurements, so there
+it works only while it holds the device, a measurement waits for it a tenth of a second at the most, and the search
+begins when it has opened the store. How far it is stands in tracking.json beside the journal.
 """
 
 import json
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -59,6 +61,7 @@ class Tracker:
 
     def __init__(self, journal: Path, uri: str, experiment: str, device_lock: str) -> None:
         self.journal, self.uri = journal, uri
+        status_path(journal).unlink(missing_ok=True)  # of an earlier run
         words = (str(journal), uri, experiment, device_lock)
         with journal.with_name("tracking.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -72,6 +75,14 @@ class Tracker:
     @property
     def status(self) -> Status:
         return read_status(self.journal) or Status(self.uri)
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Until it has opened the store, has failed to, or time is up."""
+        until = time.monotonic() + timeout_s
+        while time.monotonic() < until and self._process.poll() is None:
+            if self.status.run_id is not None or self.status.error is not None:
+                return
+            time.sleep(0.02)
 
     def finish(self, waiting: Callable[[Status], None]) -> Status:
         """Lets it send what is left; calls `waiting` a few times a second meanwhile."""
@@ -100,14 +111,15 @@ def follow(journal: Path, uri: str, experiment: str, finished: Callable[[], bool
         last = finished()  # asked before the journal is read: what was written until then is sent
         try:
             study = tail.poll()
+            if copy is None:
+                with _device_idle(device_lock, finished), store_errors():  # importing mlflow takes seconds of CPU
+                    copy = StudyCopy.opened(uri, experiment, study)
             with store_errors():
-                copy = copy or StudyCopy.opened(uri, experiment, study)
                 status = Status(uri, copy.experiment_id, copy.parent, status.sent)
                 write_status(journal, status)
                 for trial in study.trials[status.sent :]:
-                    if device_lock:
-                        _wait_until_idle(device_lock, finished)
-                    copy.trial(trial, study)
+                    with _device_idle(device_lock, finished):
+                        copy.trial(trial, study)
                     status = Status(uri, copy.experiment_id, copy.parent, trial.number + 1)
                     write_status(journal, status)
                 if last:
@@ -128,15 +140,24 @@ def _sleep(seconds: float, finished: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def _wait_until_idle(device_lock: str, finished: Callable[[], bool]) -> None:
-    """Until nothing is measured on the device: a measurement on this processor would see us."""
+@contextmanager
+def _device_idle(device_lock: str, finished: Callable[[], bool]) -> Iterator[None]:
+    """Holds the device while it is idle, so that no measurement begins beside us; where it is busy, waits its turn
+    (once the search has finished there is nothing left to disturb)."""
+    if not device_lock:
+        yield
+        return
     lock = FileLock(lock_path(device_lock), mode=0o666)
     while not finished():
         try:
-            with lock.acquire(timeout=0):
-                return
+            lock.acquire(timeout=0)
+            break
         except Timeout:
-            time.sleep(0.05)
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _until_stdin_ends() -> Callable[[], bool]:

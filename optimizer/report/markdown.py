@@ -169,8 +169,17 @@ def _first_words(trial: Trial) -> str:
 
 def _warnings(study: Study) -> str:
     """What spoils the comparison between trials, and what to do about it."""
-    found = [*_drift_warnings(study), *_load_warnings(study)]
+    found = [*load_warning(study), *_drift_warnings(study), *_load_warnings(study)]
     return "## Warnings\n\n" + "\n".join(f"- {w}" for w in found) if found else ""
+
+
+def load_warning(study: Study) -> Iterator[str]:
+    """A verdict reached on a busy machine tells of the load as well as of the configuration."""
+    if study.ending and study.ending.verdict and study.ending.load_pct > LOAD_PCT:
+        yield (
+            f"Others used {study.ending.load_pct:.0f} % of the machine while the winner was confirmed. Programs that "
+            "use all cores suffer most from that, so the ratio tells of the load too. Confirm again on a quiet machine."
+        )
 
 
 def _drift_warnings(study: Study) -> Iterator[str]:
@@ -182,7 +191,7 @@ def _drift_warnings(study: Study) -> Iterator[str]:
     worst = max(far, key=lambda after: abs(far[after]), default=None)
     if worst is not None and abs(far[worst]) > DRIFT:
         yield (
-            f"The machine drifted: the baseline's {metric} read again after trial {worst} had changed by "
+            f"The machine drifted: the baseline's {metric}, read again after trial {worst}, had changed by "
             f"{100 * far[worst]:+.1f} %. Single trials compare that badly; the verdict, measured interleaved, does not."
         )
 
@@ -192,8 +201,8 @@ def _load_warnings(study: Study) -> Iterator[str]:
     busy = sum(v > LOAD_PCT for v in loads)
     if busy > len(loads) / 4:
         yield (
-            f"Others used more than {LOAD_PCT:g} % of the machine during {busy} of {len(loads)} trials. Close what runs "
-            "beside the search, or give it more time (measure=thorough)."
+            f"Others used more than {LOAD_PCT:g} % of the machine during {busy} of {len(loads)} trials. Close what "
+            "runs beside the search, or give it more time (measure=thorough)."
         )
 
 

@@ -58,6 +58,9 @@ class PlayedMeter:
     def measure(self, runner: Runner, best: Estimate | None) -> Samples:
         return runner.run(1)
 
+    def warm(self, runner: Runner) -> None:
+        pass
+
     def visit(self, runner: Runner, seconds: float) -> Samples:
         return runner.run(1)
 
