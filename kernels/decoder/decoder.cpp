@@ -711,9 +711,10 @@ struct Decoder : harness::Kernel {
 
   // exp of the mean negative log-likelihood of eval_tokens tokens from the middle of the text, each given those before
   // it that `context` lets it see: one pass with the ring that generation uses, so every context length scores the same
-  // tokens. The lead-in is read and not scored.
+  // tokens. The lead-in is read and not scored. On one thread: it is not timed, and threads that wait for each other
+  // thousands of times take minutes where others use the machine too.
   double perplexity() {
-    Session reader(model, 1, context, eval_tokens + LEAD_IN + 1, threads);
+    Session reader(model, 1, context, eval_tokens + LEAD_IN + 1, 1);
     const int* from = &text[(text.size() - static_cast<size_t>(eval_tokens + LEAD_IN + 1)) / 2];
     double total = 0;
     std::vector<Token> tokens;

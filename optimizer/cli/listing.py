@@ -6,12 +6,13 @@ from pathlib import Path
 
 from optimizer.config import files
 from optimizer.config.spaces import CONSTRAINTS
-from optimizer.resources import conf_dir
 
 
 def targets_command(folders: Sequence[Path], *, as_json: bool) -> None:
     made = files(folders)
-    texts = {name: str(made.text("target", name).get("target", {}).get("text", "")) for name in made.options("target")}
+    texts = {
+        name: str(made.text(f"target/{name}").get("target", {}).get("text", "")) for name in made.options("target")
+    }
     _print(texts, as_json=as_json)
 
 
@@ -19,20 +20,16 @@ def spaces_command(folders: Sequence[Path], *, as_json: bool) -> None:
     made = files(folders)
     texts = {}
     for name in made.options("space"):
-        tree = made.text("space", name)
+        tree = made.text(f"space/{name}")
         knobs = [k for k in tree if k not in (CONSTRAINTS, "defaults")]
         if knobs:
-            texts[name] = f"{len(knobs):>3} knobs: {_first_comment([conf_dir(), *folders], name)}"
+            texts[name] = f"{len(knobs):>3} knobs: {_first_comment(made.path(f'space/{name}'))}"
     _print(texts, as_json=as_json)
 
 
-def _first_comment(folders: Sequence[Path], name: str) -> str:
-    for folder in folders:
-        path = folder / "space" / f"{name}.yaml"
-        if path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return next((line.lstrip("# ") for line in lines if line.startswith("# ") and "@package" not in line), "")
-    return ""
+def _first_comment(path: Path | None) -> str:
+    lines = path.read_text(encoding="utf-8").splitlines() if path else []
+    return next((line.lstrip("# ") for line in lines if line.startswith("# ") and "@package" not in line), "")
 
 
 def _print(texts: dict[str, str], *, as_json: bool) -> None:

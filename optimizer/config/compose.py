@@ -6,7 +6,6 @@ its file has it. Hydra's errors are turned into ours, with the nearest right nam
 """
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from optimizer.config.domains import domain_of, parse_domain, parse_word
 from optimizer.config.spaces import CONSTRAINTS
@@ -119,7 +119,8 @@ class Files:
         for folder in folders:
             if not folder.is_dir():
                 raise ConfigError(f"--config-dir {folder}: there is no such folder.")
-        self._folders = [f.resolve() for f in folders]
+        self._own = [f.resolve() for f in folders]
+        self.folders = [conf_dir(), *self._own]
         for name, resolver in resolvers.items():
             OmegaConf.register_new_resolver(name, resolver, replace=True)
 
@@ -134,13 +135,11 @@ class Files:
                 with open_dict(config):
                     del config["hydra"]
                 tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            except (HydraException, OmegaConfBaseException) as error:
+            except (HydraException, OmegaConfBaseException, YAMLError) as error:
                 raise self._explained(error, given, search_path) from None
         assert isinstance(tree, dict)
         _refuse_doubles(files)
-        space = tree["space"] or {}
-        space[CONSTRAINTS] = {**(space.get(CONSTRAINTS) or {}), **given.constraints}
-        tree["space"] = space
+        tree["space"] = _constrained(tree["space"] or {}, given.constraints)
         written = {str(k): parse_domain(v, str(k)) for k, v in tree.pop("domains").items()}
         baseline = {str(k): v for k, v in tree.pop("baseline").items()}
         return Composed(
@@ -154,41 +153,37 @@ class Files:
 
     def options(self, group: str) -> list[str]:
         """The files of a group: the targets there are, the spaces, …"""
-        with self._open(), _quiet():
-            return sorted(_loader().get_group_options(group))
+        return sorted({p.stem for folder in self.folders for p in (folder / group).glob("*.yaml")})
 
-    def text(self, group: str, name: str) -> Tree:
-        """One file as it is written, unresolved."""
-        with self._open():
-            loaded = _loader().repository.load_config(f"{group}/{name}")
-            assert loaded is not None
-            return dict(OmegaConf.to_container(loaded.config, resolve=False))  # type: ignore[arg-type]
+    def path(self, name: str) -> Path | None:
+        """Where a file lies, by group and name: space/gxx. A user's file never hides a packaged one."""
+        places = (folder / f"{name}.yaml" for folder in self.folders)
+        return next((p for p in places if p.is_file()), None)
+
+    def text(self, name: str) -> Tree:
+        """A file as it is written, unresolved."""
+        path = self.path(name)
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path else None
+        return {str(k): v for k, v in tree.items()} if isinstance(tree, dict) else {}
 
     @contextmanager
     def _open(self) -> Iterator[list[str]]:
         GlobalHydra.instance().clear()
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-            folders = ",".join(f"'file://{f}'" for f in self._folders)
+            folders = ",".join(f"'file://{f}'" for f in self._own)
             yield [f"hydra.searchpath=[{folders}]"] if folders else []
 
     def _space_files(self, overrides: list[str]) -> dict[str, Tree]:
         """Every file that went into the space, as it is written."""
         listed = _loader().compute_defaults_list(ROOT, overrides, RunMode.RUN).defaults
-        paths = [d.config_path for d in listed if d.package == "space" and d.config_path]
-        found = {}
-        for path in paths:
-            loaded = _loader().repository.load_config(path)
-            if loaded is not None:
-                found[path] = dict(OmegaConf.to_container(loaded.config, resolve=False))  # type: ignore[arg-type]
-        return found
+        return {d.config_path: self.text(d.config_path) for d in listed if d.package == "space" and d.config_path}
 
     def _explained(self, error: Exception, given: Words, search_path: list[str]) -> ConfigError:
         """One of Hydra's errors in our words."""
         text = str(error)
         if found := re.search(r"Could not (?:find|load) '([\w/.-]+)'", text):
             group, _, name = found.group(1).rpartition("/")
-            with _quiet():
-                known = _loader().get_group_options(group) if group else []
+            known = self.options(group) if group else []
             return ConfigError(f"There is no {group or 'configuration'} '{name}'.{nearest(name, known)}")
         if found := re.search(r"Could not (?:override|delete)[^']*'([^']+)'", text):
             key = found.group(1).split("@")[0]
@@ -196,6 +191,8 @@ class Files:
         if "requires --multirun" in text or "sweep" in text.lower():
             sweep = next((w for w in given.hydra if parse_word(w).is_sweep_override()), "")
             return ConfigError(f"'{sweep}' lists several values; that is for knobs (space.NAME=…). Give one value.")
+        if isinstance(error, YAMLError):
+            return ConfigError(f"A configuration file is not YAML: {' '.join(text.split())}")
         first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
         return ConfigError(f"The configuration can't be composed: {first}")
 
@@ -210,15 +207,15 @@ class Files:
         return [k for k in _flattened(tree) if k.count(".") == depth]
 
 
+def _constrained(space: Tree, added: Mapping[str, str | None]) -> Tree:
+    known = space.get(CONSTRAINTS) or {}
+    if not isinstance(known, Mapping):
+        raise ConfigError("space.constraints maps a name to an expression, as in tile_fits: TILE_M * TILE_N <= 4096.")
+    return {**space, CONSTRAINTS: {**known, **added}}
+
+
 def _loader() -> Any:
     return GlobalHydra.instance().config_loader()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _flattened(tree: Any, prefix: str = "") -> Iterator[str]:
@@ -234,7 +231,8 @@ def _refuse_doubles(files: Mapping[str, Tree]) -> None:
     owner: dict[str, str] = {}
     for path, tree in files.items():
         names = [str(n) for n in tree if n not in (CONSTRAINTS, "defaults")]
-        names += [f"{CONSTRAINTS}.{n}" for n in tree.get(CONSTRAINTS) or {}]
+        constraints = tree.get(CONSTRAINTS)
+        names += [f"{CONSTRAINTS}.{n}" for n in constraints] if isinstance(constraints, Mapping) else []
         for name in names:
             if name in owner:
                 what = "constraint" if name.startswith(f"{CONSTRAINTS}.") else "knob"

@@ -44,8 +44,6 @@ def space_of(node: Mapping[str, Any], domains: Mapping[str, Domain]) -> Space:
         if name not in knobs:
             raise ConfigError(f"There is no knob {name} in this space.{nearest(name, knobs)}")
     constraints = node.get(CONSTRAINTS) or {}
-    if not isinstance(constraints, Mapping):
-        raise ConfigError("space.constraints maps a name to an expression, as in tile_fits: TILE_M * TILE_N <= 4096.")
     return Space(
         tuple(_knob(name, spec, domains.get(name)) for name, spec in knobs.items()),
         tuple(Constraint(str(name), parse(str(text))) for name, text in constraints.items() if text is not None),
@@ -70,7 +68,14 @@ def _knob(name: str, spec: Any, domain: Domain | None) -> Knob:
     domain = domain or declared
     default = _default(name, spec.get("default"), declared)
     when = parse(str(spec["when"])) if spec.get("when") is not None else None
-    return Knob(name, domain, _effect(name, kinds[0], spec[kinds[0]]), default, when, str(spec.get("help") or ""))
+    effect = _effect(name, kinds[0], spec[kinds[0]])
+    for value, _ in effect.table or ():
+        if not contains(declared, value):
+            raise ConfigError(
+                f"{name}: {kinds[0]} has words for {value!r}, which is not in the domain. "
+                "(YAML reads on, off, yes and no as true and false; quote them.)"
+            )
+    return Knob(name, domain, effect, default, when, str(spec.get("help") or ""))
 
 
 def _default(name: str, given: Any, declared: Domain) -> Value:
