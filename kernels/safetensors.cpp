@@ -6,8 +6,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-
+#include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -159,6 +160,16 @@ Tensor tensor_of(const std::string& name, const Json& entry, const unsigned char
   return tensor;
 }
 
+// No byte may belong to two tensors: the format forbids it, and a file that does so was written wrongly.
+void refuse_overlaps(const std::map<std::string, Tensor>& tensors) {
+  std::vector<std::pair<const unsigned char*, const unsigned char*>> spans;
+  for (const auto& [name, tensor] : tensors)
+    if (tensor.count) spans.emplace_back(tensor.data, tensor.data + tensor.count * width(tensor.dtype, name));
+  std::sort(spans.begin(), spans.end());
+  for (std::size_t i = 1; i < spans.size(); ++i)
+    if (spans[i].first < spans[i - 1].second) throw harness::Rejected("two of its tensors overlap");
+}
+
 float half_to_float(std::uint16_t half) {  // IEEE 754 binary16
   const std::uint32_t sign = static_cast<std::uint32_t>(half & 0x8000) << 16, exponent = (half >> 10) & 31;
   std::uint32_t fraction = half & 1023, bits;
@@ -204,6 +215,7 @@ File::File(const std::string& path) : path_(path) {
       }
       for (const auto& [key, value] : entry.members) metadata_[key] = value.text;
     }
+    refuse_overlaps(tensors_);
   } catch (const harness::Rejected& error) {
     munmap(mapped_, size_);
     throw harness::Rejected("the model " + path + " can't be used: " + error.what());
@@ -259,7 +271,7 @@ double File::number(const std::string& name) const {
   char* end = nullptr;
   const std::string& value = text(name);
   const double number = std::strtod(value.c_str(), &end);
-  if (value.empty() || *end != '\0' || !(number > 0))
+  if (value.empty() || *end != '\0' || !(number > 0) || !std::isfinite(number))
     throw harness::Rejected("the model " + path_ + " says " + name + " = " + value + ", which can't be");
   return number;
 }

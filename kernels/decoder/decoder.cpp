@@ -463,7 +463,9 @@ class Session {
     float* __restrict up = up_.data();
     SIMD for (long i = 0; i < count * c_.ffn; ++i) {
       const float z = gate[i], u = 0.797884561f * (z + 0.044715f * z * z * z);
-      up[i] *= z / (1.0f + expf(-2.0f * u));
+      // The bound keeps the exponential finite: -ffast-math divides by way of an approximate reciprocal and a Newton
+      // step, which makes a NaN of the reciprocal of infinity (any z below -11).
+      up[i] *= z / (1.0f + expf(std::min(-2.0f * u, 80.0f)));
     }
   }
 
@@ -585,7 +587,7 @@ struct Decoder : harness::Kernel {
         check_tokens(options.integer("check-tokens", 96, 2, 1 << 16)),
         threads(static_cast<int>(options.integer("threads", 1, 1, 1024))),
         text(tokens_of(options.text("text", ""), model.c.vocab)),
-        session(model, batch, context, std::max({prompt + generate, check_tokens + STEPS, eval_tokens + LEAD_IN + 1}), threads),
+        session(model, batch, context, prompt + generate, threads),
         logits(static_cast<size_t>(std::max(session.rows(), batch) * model.c.vocab)) {
     if (requests % batch)
       throw harness::Rejected("--batch=" + std::to_string(batch) + " does not divide --requests=" +
@@ -673,40 +675,46 @@ struct Decoder : harness::Kernel {
     // layers err by some 1e-6 of the largest logit; re-association by -ffast-math stays in that range. A cache of fewer
     // bits rounds keys that differ in their last place to different neighbours now and then: one step is 2^-8 of a key
     // in bfloat16 and 1/127 of the largest in 8 bits, and few keys of many take it.
-    const double tolerance = KV_BITS == 32 ? 1e-4 : KV_BITS == 16 ? 3e-3 : 1e-2;
+    const double tolerance = KV_BITS == 32 ? 2e-5 : KV_BITS == 16 ? 2e-3 : 4e-3;
     const long small = std::min<long>(context, 40);  // so that the ring of the cache wraps around
     return {{{"max_rel_error", error(expected, context)}, {"max_rel_error_ring", error(expected, small)}},
             {{"max_rel_error", tolerance}, {"max_rel_error_ring", tolerance}},
             {{"perplexity", perplexity()}}};
   }
 
-  // Of the logits after a prompt and after each of a few tokens more, for the first and the last sequence of a batch.
+  // Of the logits after a prompt and after each of a few tokens more. The first and the last sequence of a batch are held
+  // against the reference; those between, against themselves alone, so that a mix-up within the batch shows. All in one
+  // comparison, made by the harness: under -ffast-math no comparison of this file may be trusted with a NaN.
   double error(const reference::Model& expected, long limit) {
-    const long vocab = model.c.vocab;
-    Session checked(model, batch, limit, check_tokens + STEPS, threads);
-    std::vector<float> out(static_cast<size_t>(batch * vocab));
-    std::vector<std::vector<float>> found(static_cast<size_t>(batch));
-    const auto note = [&] {
-      for (long i = 0; i < batch; ++i) found[i].insert(found[i].end(), &out[i * vocab], &out[i * vocab] + vocab);
-    };
-    prefill(checked, 0, batch, check_tokens, out);
-    note();
-    for (long s = 0; s < STEPS; ++s) {
-      std::vector<Token> tokens;
-      for (long i = 0; i < batch; ++i) tokens.push_back({i, check_tokens + s, token_of(i, check_tokens + s)});
-      step(checked, tokens, out);
-      note();
-    }
-    double worst = 0;
-    for (const long sequence : {0L, batch - 1}) {
+    const std::vector<float> found = answers(0, batch, limit);
+    std::vector<float> right;
+    for (long sequence = 0; sequence < batch; ++sequence) {
       std::vector<int> tokens;
       for (long i = 0; i < check_tokens + STEPS; ++i) tokens.push_back(token_of(sequence, i));
-      const std::vector<float> right = expected.logits(tokens, limit, STEPS + 1);
-      const double off = harness::max_rel_error(found[sequence].data(), right.data(), right.size());
-      if (!(off <= worst)) worst = off;  // takes a NaN too
-      if (off != off) return off;
+      const bool outermost = sequence == 0 || sequence == batch - 1;
+      const std::vector<float> its = outermost ? expected.logits(tokens, limit, STEPS + 1) : answers(sequence, 1, limit);
+      right.insert(right.end(), its.begin(), its.end());
     }
-    return worst;
+    return harness::max_rel_error(found.data(), right.data(), right.size());
+  }
+
+  // Logits (sequences, 1 + STEPS, vocab) of requests `first`, first + 1, … after their prompt and after each step.
+  std::vector<float> answers(long first, long sequences, long limit) {
+    const long vocab = model.c.vocab;
+    Session session(model, sequences, limit, check_tokens + STEPS, threads);
+    std::vector<float> last(static_cast<size_t>(sequences * vocab)), all(last.size() * (1 + STEPS));
+    const auto note = [&](long nth) {
+      for (long i = 0; i < sequences; ++i) std::copy_n(&last[i * vocab], vocab, &all[(i * (1 + STEPS) + nth) * vocab]);
+    };
+    prefill(session, first, sequences, check_tokens, last);
+    note(0);
+    for (long s = 0; s < STEPS; ++s) {
+      std::vector<Token> tokens;
+      for (long i = 0; i < sequences; ++i) tokens.push_back({i, check_tokens + s, token_of(first + i, check_tokens + s)});
+      step(session, tokens, last);
+      note(1 + s);
+    }
+    return all;
   }
 
   // exp of the mean negative log-likelihood of eval_tokens tokens from the middle of the text, each given those before
@@ -726,11 +734,11 @@ struct Decoder : harness::Kernel {
       reader.forward(tokens);
       reader.logits(all, logits.data());
       for (size_t i = 0; i < tokens.size(); ++i)
-        if (tokens[i].position + 1 >= LEAD_IN) total += surprise(&logits[i * model.c.vocab], from[tokens[i].position + 1]);
+        if (tokens[i].position >= LEAD_IN) total += surprise(&logits[i * model.c.vocab], from[tokens[i].position + 1]);
       tokens.clear();
       all.clear();
     }
-    return std::exp(total / static_cast<double>(eval_tokens + 1));
+    return std::exp(total / static_cast<double>(eval_tokens));
   }
 
   double surprise(const float* of, int token) const {

@@ -64,7 +64,7 @@ inline float gelu(float z) {
 #if GELU == 0
   return 0.5f * z * (1.0f + tanhf(u));
 #elif GELU == 1
-  return z / (1.0f + expf(-2.0f * u));
+  return z / (1.0f + expf(-2.0f * u < 80.0f ? -2.0f * u : 80.0f));  // finite: -ffast-math makes a NaN of 1 / infinity
 #else
   const float e = exp_poly(-2.0f * (u < 0 ? -u : u));  // e^(-2|u|) <= 1: nothing overflows
   return z * (u < 0 ? e : 1.0f) / (1.0f + e);
