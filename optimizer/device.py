@@ -16,9 +16,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from optimizer.nvml import utilization
 from optimizer.recipe import Environment
 from optimizer.space import Json
-from optimizer.trial import Samples
 
 PACKAGES = ("optuna", "deap", "torch", "mlflow", "numpy")
 
@@ -27,7 +27,7 @@ PACKAGES = ("optuna", "deap", "torch", "mlflow", "numpy")
 class Telemetry:
     """The samples of one watch; filled when it ends."""
 
-    samples: Samples = field(default_factory=dict)
+    samples: dict[str, tuple[float, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,19 @@ class Host:
 
     @contextmanager
     def watch(self, pid: int | None) -> Iterator[Telemetry]:
-        """foreign_load_pct: the share of all cores that neither this process nor the runner `pid` used."""
+        """foreign_load_pct: the share of all cores that neither this process nor the runner `pid` used; and what the
+        first GPU did meanwhile, where NVML answers."""
         telemetry = Telemetry()
-        before, own_before, start = _busy_s(), _own_s(pid), time.monotonic()
-        yield telemetry
-        capacity_s = (time.monotonic() - start) * (os.cpu_count() or 1)
-        after, own_after = _busy_s(), _own_s(pid)
-        if before is None or after is None or own_before is None or own_after is None or capacity_s <= 0:
-            return  # a runner that has ended, a system that does not tell: absent is absent
+        with utilization() as gpu:
+            before, own_before, start = _busy_s(), _own_s(pid), time.monotonic()
+            yield telemetry
+            capacity_s = (time.monotonic() - start) * (os.cpu_count() or 1)
+            after, own_after = _busy_s(), _own_s(pid)
+        telemetry.samples = dict(gpu)
+        if own_before is None or own_after is None or capacity_s <= 0:
+            return  # a runner that has ended: absent is absent
         foreign = max(0.0, (after - before) - (own_after - own_before))
-        telemetry.samples = {"foreign_load_pct": (min(100.0, 100.0 * foreign / capacity_s),)}
+        telemetry.samples |= {"foreign_load_pct": (min(100.0, 100.0 * foreign / capacity_s),)}
 
     def describe(self) -> Environment:
         return Environment(
@@ -75,7 +78,7 @@ def lock_path(name: str) -> str:
     return str(folder / f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}.lock")
 
 
-def _busy_s() -> float | None:
+def _busy_s() -> float:
     """CPU seconds that the whole machine has spent working since it started."""
     times = psutil.cpu_times()
     return float(sum(getattr(times, f, 0.0) for f in ("user", "nice", "system", "irq", "softirq", "steal")))
@@ -148,20 +151,3 @@ def commit() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def nvidia() -> tuple[list[str], str]:
-    """Name, driver and memory of each NVIDIA GPU, or why none answers."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return [], str(error)
-    try:
-        driver = pynvml.nvmlSystemGetDriverVersion()
-        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-        facts = [(pynvml.nvmlDeviceGetName(h), pynvml.nvmlDeviceGetMemoryInfo(h).total) for h in handles]
-        return [f"{name}, {total / 2**30:.0f} GiB, driver {driver}" for name, total in facts], ""
-    finally:
-        pynvml.nvmlShutdown()

@@ -108,12 +108,14 @@ class Layer(nn.Module):
     def __init__(self, config: Config, layer: int) -> None:
         super().__init__()
         self.self_attn, self.mlp = Attention(config, layer), MLP(config)
-        for name in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
-            self.add_module(f"{name}_layernorm", RMSNorm(config.hidden_size, config.rms_norm_eps))
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.input_layernorm, self.post_attention_layernorm = RMSNorm(size, eps), RMSNorm(size, eps)
+        self.pre_feedforward_layernorm, self.post_feedforward_layernorm = RMSNorm(size, eps), RMSNorm(size, eps)
 
     def forward(self, x: Tensor, drop: nn.Module) -> Tensor:
         x = x + drop(self.post_attention_layernorm(self.self_attn(self.input_layernorm(x))))
-        return x + drop(self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))))
+        out: Tensor = x + drop(self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x))))
+        return out
 
 
 class Decoder(nn.Module):
@@ -137,7 +139,9 @@ def save(model: Decoder, path: Path) -> None:
     """Weights as bfloat16 under the checkpoints' names; the configuration in the file's metadata."""
     from safetensors.torch import save_file
 
-    tensors = {f"model.{name}": value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()}
+    tensors = {
+        f"model.{name}": value.detach().to(torch.bfloat16).contiguous() for name, value in model.state_dict().items()
+    }
     save_file(tensors, path, metadata={name: json.dumps(value) for name, value in asdict(model.config).items()})
 
 
@@ -145,7 +149,7 @@ def load(path: Path) -> Decoder:
     """The model of a file that `save` made, in float32."""
     from safetensors import safe_open
 
-    with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(path, framework="pt") as file:
         config = Config(**{name: json.loads(text) for name, text in file.metadata().items()})
         model = Decoder(config)
         state = {name.removeprefix("model."): file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118

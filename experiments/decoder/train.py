@@ -52,7 +52,7 @@ def loss_on(model: Decoder, text: Tensor) -> float:
     half = CONTEXT // 2
     windows = torch.stack([text[i : i + CONTEXT + 1] for i in range(0, len(text) - CONTEXT - 1, half)])
     total = 0.0
-    for rows in windows.split(32):
+    for rows in torch.split(windows, 32):
         logits = model(rows[:, :-1])[:, half:]
         total += cross_entropy(logits.flatten(0, 1), rows[:, half + 1 :].flatten(), reduction="sum").item()
     model.train()
@@ -93,7 +93,7 @@ def main() -> None:
             inputs, targets = batch_of(train, args.batch, generator)
             loss = cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()

@@ -3,13 +3,18 @@
 import json
 import os
 import shutil
+import subprocess
+import tempfile
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
 from optimizer.config.targets import COMPILERS, found_compilers
-from optimizer.device import PACKAGES, cpu_model, nvidia, physical_cores
+from optimizer.device import PACKAGES, cpu_model, physical_cores
+from optimizer.nvml import gpus
 from optimizer.resources import conf_dir, kernels_dir
+
+OPENMP = {"g++": "libgomp (it comes with the compiler's package)", "clang++": "libomp (Debian: libomp-dev)"}
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,31 @@ def _compilers() -> list[Finding]:
         optional = None if here else False
         version = here[name].version if name in here else ""
         found.append(Finding(name, True if name in here else optional, version, f"install {advice}"))
+        if name in here and not _makes_openmp_programs(here[name].path):
+            found.append(Finding(f"OpenMP for {name}", False, "", f"{name} can't link it: install {OPENMP[name]}"))
     nvcc = shutil.which("nvcc")
     found.append(Finding("nvcc", True if nvcc else None, nvcc or "", "install the CUDA toolkit for CUDA targets"))
     return found
 
 
+def _makes_openmp_programs(compiler: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        words = [compiler, "-x", "c++", "-fopenmp", "-", "-o", str(Path(folder) / "program")]
+        text = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
+        try:
+            done = subprocess.run(words, input=text, text=True, capture_output=True, timeout=60, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return False
+        return done.returncode == 0
+
+
 def _gpu() -> list[Finding]:
-    gpus, problem = nvidia()
-    if not gpus:
+    found, problem = gpus()
+    if not found:
         return [
             Finding("GPU", None, "", f"no NVIDIA GPU answers ({problem}): CPU targets work, GPU metrics are absent")
         ]
-    return [Finding("GPU", True, gpu) for gpu in gpus]
+    return [Finding("GPU", True, gpu) for gpu in found]
 
 
 def _packages() -> list[Finding]:

@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
-
 from kernels.programs import COMPILERS, KERNELS, Program, build, passes
+from torch.nn.functional import cross_entropy
 
 SUPPORT = ("harness.cpp", "safetensors.cpp", "decoder/reference.cpp", "decoder/rounding.cpp")
 MODEL = KERNELS / "decoder" / "model" / "model.safetensors"
@@ -172,8 +171,8 @@ MUTATIONS: list[tuple[str, str, str, dict[str, int], dict[str, object]]] = [
     ("head of keys", "task % c_.heads / (c_.heads / c_.kv_heads)", "task % c_.kv_heads", {}, {}),
     ("length of the ring", "position % capacity_", "position % (capacity_ - PREFILL_ROWS)", {}, {}),
     ("sequences share keys", "+ sequence) * capacity_", "+ sequence / 2 * 2) * capacity_", {}, {"batch": 8}),
-    ("one sequence is another", "+ sequence) * capacity_", "+ (sequence == 3 ? 2 : sequence)) * capacity_", {}, {"batch": 8}),
-    ("scale of a group", "(panel * groups_ + g) * VECTOR_WIDTH]", "panel * groups_ * VECTOR_WIDTH]", {"WEIGHT_BITS": 8}, {}),
+    ("one sequence is another", "+ sequence) * cap", "+ (sequence == 3 ? 2 : sequence)) * cap", {}, {"batch": 8}),
+    ("scale of a group", "(panel * groups_ + g) * VECTOR_W", "panel * groups_ * VECTOR_W", {"WEIGHT_BITS": 8}, {}),
     ("half of a byte", "(from[lane] >> 4) - 8", "(from[lane] >> 4) - 7", {"WEIGHT_BITS": 4}, {}),
     ("which of four", "four[within[lane]]", "four[within[lane] ^ 1]", {"PRUNING": 2}, {}),
     ("input of a block", "? inputs_[slot] : dense", "? slot % cols_ : dense", {"PRUNING": 3, "SPARSITY_PCT": 30}, {}),
@@ -287,7 +286,15 @@ def test_a_broken_model_is_rejected(name: str, tmp_path: Path, compiled: Callabl
 
 @pytest.mark.parametrize(
     "options",
-    [{"model": "/none"}, {"text": "/none"}, {"batch": 3}, {"batch": 0}, {"context": 0}, {"eval-tokens": 10**7}, {"bacth": 2}],
+    [
+        {"model": "/none"},
+        {"text": "/none"},
+        {"batch": 3},
+        {"batch": 0},
+        {"context": 0},
+        {"eval-tokens": 10**7},
+        {"bacth": 2},
+    ],
     ids=str,
 )
 def test_impossible_options_are_rejected(options: dict[str, object], compiled: Callable[..., Path]) -> None:
@@ -302,7 +309,10 @@ CLEAN = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 @pytest.mark.parametrize(
     "macros",
-    [{"WEIGHT_BITS": 4, "PRUNING": 2, "KV_BITS": 16}, {"WEIGHT_BITS": 4, "PRUNING": 3, "SPARSITY_PCT": 30, "KV_BITS": 8}],
+    [
+        {"WEIGHT_BITS": 4, "PRUNING": 2, "KV_BITS": 16},
+        {"WEIGHT_BITS": 4, "PRUNING": 3, "SPARSITY_PCT": 30, "KV_BITS": 8},
+    ],
     ids=str,
 )
 def test_sanitizers_find_nothing(macros: dict[str, int], odd: Path, compiled: Callable[..., Path]) -> None:

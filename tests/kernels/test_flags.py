@@ -8,7 +8,7 @@ import pytest
 from kernels.programs import COMPILERS, KERNELS
 
 from optimizer.config import load
-from optimizer.space import Choice, Knob, Space
+from optimizer.space import Choice, Knob, Space, Value
 
 SPACES = {"g++": "gxx", "clang++": "clangxx"}
 
@@ -20,11 +20,9 @@ def flags_of(compiler: str, tmp_path: Path) -> Space:
 
 def finds(compiler: str, words: tuple[str, ...], folder: Path) -> str:
     """What the compiler says of a file compiled with these words; empty where it takes them without a word."""
-    done = subprocess.run(
-        [compiler, "-std=c++17", "-fopenmp", "-O3", *words, f"-I{KERNELS}", "-c", str(KERNELS / "mlp" / "reference.cpp"),
-         "-o", str(folder / "out.o")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    files = [f"-I{KERNELS}", "-c", str(KERNELS / "mlp" / "reference.cpp"), "-o", str(folder / "out.o")]
+    command = [compiler, "-std=c++17", "-fopenmp", "-O3", *words, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stderr if done.stderr or done.returncode == 0 else f"status {done.returncode}"
 
 
@@ -41,7 +39,7 @@ def test_every_flag_is_taken(compiler: str, tmp_path: Path) -> None:
     assert not refused
 
 
-def values_of(knob: Knob) -> tuple[object, ...]:
+def values_of(knob: Knob) -> tuple[Value, ...]:
     assert isinstance(knob.domain, Choice)
     return knob.domain.values
 

@@ -70,7 +70,7 @@ MUTATIONS: list[tuple[str, str, str, str, dict[str, int]]] = [
     ("conv", "no-relu", "sum > 0.0f ? sum : 0.0f", "sum", {}),
     ("conv", "border", "i + d.pad) * padded_w + d.pad", "i + d.pad) * padded_w + d.pad - 1", {}),
     ("conv", "stride", "pixel / d.q() * d.stride", "pixel / d.q()", {"ALGORITHM": 1}),
-    ("conv", "filter-transposed", "(r * d.s + s) * d.c + c) * wide_o", "(s * d.r + r) * d.c + c) * wide_o", {"LAYOUT": 1}),
+    ("conv", "filter-transposed", "(r * d.s + s) * d.c + c) * wide", "(s * d.r + r) * d.c + c) * wide", {"LAYOUT": 1}),
     ("mlp", "constant-of-gelu", "0.044715f", "0.04f", {}),
     ("mlp", "no-bias", "sums[i][v] + b2[j + v]", "sums[i][v]", {}),
     ("mlp", "last-strip", "min(TILE_H, hidden - t)", "min(TILE_H, hidden - t - 1)", {"FUSED": 1}),
@@ -92,10 +92,17 @@ def test_a_planted_bug_is_found(mutation: tuple[str, str, str, str, dict[str, in
 
 @pytest.mark.parametrize(
     ("kernel", "macros"),
-    [("gemm", {"PACK": 2, "LOOP_ORDER": 3}), ("gemm", {"MICRO_N": 16}), ("conv", {"LAYOUT": 1}), ("conv", {"ALGORITHM": 1}),
-     ("conv", {}), ("mlp", {"FUSED": 1, "GELU": 2}), ("mlp", {})],
+    [
+        ("gemm", {"PACK": 2, "LOOP_ORDER": 3}),
+        ("gemm", {"MICRO_N": 16}),
+        ("conv", {"LAYOUT": 1}),
+        ("conv", {"ALGORITHM": 1}),
+        ("conv", {}),
+        ("mlp", {"FUSED": 1, "GELU": 2}),
+        ("mlp", {}),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_sanitizers_find_nothing(kernel: str, macros: dict[str, int], tmp_path: Path) -> None:
     words = {"threads": 2, **SIZES[kernel]}
     done = subprocess.run(
