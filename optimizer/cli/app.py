@@ -21,11 +21,15 @@ app = typer.Typer(
 Words = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...",
-        help="Settings: target=gemm_cpu strategy=genetic budget.trials=100 space.TILE_M='choice(8, 16)'",
+        metavar="KEY=VALUE",
+        help="Settings, in Hydra's grammar.",
         autocompletion=complete_word,
         show_default=False,
     ),
+]
+Places = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Where things lie: studies_dir=…, tracking.uri=….", show_default=False),
 ]
 ConfigDir = Annotated[
     list[Path] | None,
@@ -65,14 +69,27 @@ def search(
     ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
-    """Search a space by really compiling and running, and prove the winner."""
+    """Search a space by really compiling and running, and prove the winner.
+
+    \b
+    Settings (search --print-config shows all, targets and spaces list what there is):
+      target=gemm_cpu                what is compiled and run; unset: what this machine can do
+      space=[gxx,gemm]               files of knobs, put together
+      space.TILE_M='choice(8, 16)'   another domain for one knob; space.opt_level=3 pins it
+      strategy=genetic               random grid tpe gp cmaes nsga2 genetic genetic_nsga2
+      objective=latency              latency throughput latency_and_memory decoder
+      measure=quick                  quick default thorough
+      budget.trials=100              and budget.seconds=600: whichever is reached first
+      seed=1 study=NAME studies_dir=DIR device=cpu
+      tracking=none                  or tracking.uri=http://…: another store than STUDIES_DIR/mlflow.db
+    """
     from optimizer.cli.search import command
 
     command(words or [], config_dir or [], dry_run=dry_run, resume=resume, as_json=json, print_config=print_config)
 
 
 @app.command()
-def report(study: StudyName, words: Words = None) -> None:
+def report(study: StudyName, words: Places = None) -> None:
     """Print a study's report and write it to report.md in the study's folder."""
     from optimizer.cli.studies import report_command
 
@@ -82,7 +99,7 @@ def report(study: StudyName, words: Words = None) -> None:
 @app.command()
 def export(
     study: StudyName,
-    words: Words = None,
+    words: Places = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to write; unset: exports/STUDY.", show_default=False)
     ] = None,
@@ -99,7 +116,7 @@ def export(
 @app.command()
 def track(
     journal: Annotated[str, typer.Argument(metavar="JOURNAL", help="A journal, a study's folder or its name.")],
-    words: Words = None,
+    words: Places = None,
 ) -> None:
     """Send to MLflow what it does not have of a study yet; sending again changes nothing."""
     from optimizer.cli.studies import track_command
@@ -109,7 +126,7 @@ def track(
 
 @app.command()
 def ui(
-    words: Words = None,
+    words: Places = None,
     port: Annotated[int, typer.Option("--port", help="The port to listen on.")] = 5000,
     host: Annotated[
         str, typer.Option("--host", help="The address to listen on; the default is this machine alone.")

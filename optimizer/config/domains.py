@@ -17,6 +17,7 @@ from optimizer.space import Choice, Domain, Float, Int, Value, is_number
 
 MAX_STEPS = 100_000
 TAGS = ("log", "ordered", "categorical")
+SWEEPS = ("choice(", "range(", "interval(", "tag(", "sort(")
 
 
 @cache
@@ -54,6 +55,8 @@ def domain_of(given: Any, name: str) -> Domain:
                 return _interval(value)
             case list():
                 return _choice([_plain(v, name) for v in value], set())
+            case str() if value.startswith(SWEEPS):
+                raise ConfigError(f"the quotes around {value} make a text of it: leave them away.")
             case _:
                 return Choice((_plain(value, name),))
     except ConfigError as error:

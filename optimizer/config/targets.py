@@ -106,6 +106,7 @@ def _synthetic(node: Tree, space: Space | None, plan: Plan, machine: Machine, de
         base_s=float(node["base_s"]),
         build_s=float(node["build_s"]),
         run_s=float(node["run_s"]),
+        alike=bool(node["alike"]),
         shares_cpu=False,
     )
     return Made(target, space, Host(), device, {}, {})

@@ -32,13 +32,18 @@ class SyntheticTarget:
     base_s: float = 1e-3
     build_s: float = 0.0
     run_s: float = 0.0
+    alike: bool = False  # every point as fast as every other: for A/A tests
     shares_cpu: bool = True
     _opened: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     def fingerprint(self) -> Mapping[str, float]:
-        return {"seed": self.seed, "noise": self.noise, "failing": self.failing, "base_s": self.base_s}
+        return {"seed": self.seed, "noise": self.noise, "failing": self.failing, "base_s": self.base_s} | (
+            {"alike": True} if self.alike else {}
+        )
 
     def latency_s(self, point: Point) -> float:
+        if self.alike:
+            return self.base_s
         costs = {name: self._cost(self.space.by_name[name], value) for name, value in point.items()}
         total = sum(self._drawn(name, "weight") * 2 * cost**2 for name, cost in costs.items())
         names = list(costs)
