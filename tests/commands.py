@@ -18,7 +18,11 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def command(
-    *words: str, cwd: Path, env: Mapping[str, str] | None = None, status: int | None = 0, program: Sequence[str] = PROGRAM
+    *words: str,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    status: int | None = 0,
+    program: Sequence[str] = PROGRAM,
 ) -> subprocess.CompletedProcess[str]:
     """Runs it to its end; `status` is the exit code that is expected, None for any."""
     done = subprocess.run(

@@ -27,7 +27,7 @@ class ConsoleListener:
     """Draws on `stream`. `size`: how many configurations there are, None where they can't be counted."""
 
     def __init__(self, stream: TextIO, budget: Budget, size: int | None) -> None:
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._console = Console(file=stream, highlight=False, markup=False, soft_wrap=True)
         self._budget, self._size = budget, size
         self._live: Live | None = None
         self._trials: list[Trial] = []
@@ -39,9 +39,8 @@ class ConsoleListener:
     def on_start(self, recipe: Recipe, environment: Environment) -> None:
         self._goal = recipe.goal
         size = "uncountably many" if self._size is None else f"{self._size:,}"
-        self._console.print(
-            f"[bold]{recipe.target.name}[/] · {recipe.strategy.name} · {size} configurations · {environment.device}"
-        )
+        about = f" · {recipe.strategy.name} · {size} configurations · {environment.device}"
+        self._console.print(Text.assemble((recipe.target.name, "bold"), about))
         for line in recipe.goal.formulas():
             self._console.print(f"  {line}")
         if self._console.is_terminal:
@@ -105,7 +104,7 @@ class ConsoleListener:
             shown = [self._best, *shown]
         for trial in shown:
             style = "green" if trial is self._best else "dim" if isinstance(trial.outcome, Failed) else ""
-            table.add_row(*self._cells(trial), style=style)
+            table.add_row(*(Text(cell) for cell in self._cells(trial)), style=style)
         return Group(table, self._bar(), self._summary())
 
     def _cells(self, trial: Trial) -> list[str]:

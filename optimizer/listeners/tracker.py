@@ -92,7 +92,7 @@ class Tracker:
             waiting(self.status)
             time.sleep(0.1)
         status = self.status
-        if self._process.returncode not in (0, 1) and status.error is None:
+        if self._process.returncode and status.error is None:
             log = self.journal.with_name("tracking.log")
             return Status(status.uri, status.experiment_id, status.run_id, status.sent, f"it crashed; see {log}")
         return status

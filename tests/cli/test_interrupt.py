@@ -9,7 +9,14 @@ from subprocess import Popen
 import pytest
 from commands import command, lines, search_json, started
 
-SLOW = ("target=synthetic", "target.run_s=0.002", "target.build_s=0.05", "measure=quick", "tracking=none", "measure.confirm.max_seconds=2")
+SLOW = (
+    "target=synthetic",
+    "target.run_s=0.002",
+    "target.build_s=0.05",
+    "measure=quick",
+    "tracking=none",
+    "measure.confirm.max_seconds=2",
+)
 
 
 def trials(folder: Path, name: str) -> list[dict[str, object]]:
@@ -57,7 +64,14 @@ def test_a_second_interrupt_leaves_it_unconfirmed_and_says_so(tmp_path: Path) ->
 
 def test_a_killed_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """kill -9: every trial that was told of is there, and the result is that of a search never killed."""
-    words = ("target=synthetic", "target.run_s=0.0003", "target.noise=0", "measure=quick", "tracking=none", "budget.trials=30")
+    words = (
+        "target=synthetic",
+        "target.run_s=0.0003",
+        "target.noise=0",
+        "measure=quick",
+        "tracking=none",
+        "budget.trials=30",
+    )
     process = started("search", *words, "study=killed", cwd=tmp_path)
     wait_for_trials(tmp_path, "killed", 7, process)
     process.kill()

@@ -68,7 +68,14 @@ def test_what_a_person_sees(tmp_path: Path) -> None:
 
 def test_a_dry_run_shows_the_plan_and_touches_nothing(tmp_path: Path) -> None:
     said = command("search", "--dry-run", "target=gemm_cpu", "budget.trials=50", cwd=tmp_path).stdout
-    for part in ("valid configurations", "50 trials", "minimize latency_s", "The first configurations", "gemm.cpp", "-O3"):
+    for part in (
+        "valid configurations",
+        "50 trials",
+        "minimize latency_s",
+        "The first configurations",
+        "gemm.cpp",
+        "-O3",
+    ):
         assert part in said
     assert list(tmp_path.iterdir()) == []
 
