@@ -1,10 +1,8 @@
 """argv in, exit code out. `--help` answers from a file: importing what the commands need would take longer."""
 
 import sys
-from pathlib import Path
 
-HELP = Path(__file__).with_name("help.txt")
-MARK = "#### "  # a line of the file that opens a command's help: "#### search"
+from optimizer.resources import HELP, HELP_MARK
 
 
 def main() -> None:
@@ -21,7 +19,7 @@ def main() -> None:
 def _help(command: list[str]) -> str | None:
     """The help of a command ([]: of the program); None where the file has none: then the command tells by itself."""
     try:
-        sections = HELP.read_text(encoding="utf-8").split(MARK)
+        sections = HELP.read_text(encoding="utf-8").split(HELP_MARK)
     except OSError:
         return None
     texts = {name: text for name, _, text in (section.partition("\n") for section in sections)}

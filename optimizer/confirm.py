@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from optimizer.measure import BLOCK_S, joined
+from optimizer.process import held_still
 from optimizer.protocols import Ending
 from optimizer.recipe import Recipe
 from optimizer.stats import FEWEST, Judgement, estimate, judge
@@ -166,9 +167,13 @@ class _Match:
         """Readings of four turns, and the load of others during them."""
         meter, target = self.bench.meter, self.bench.target
         with target.open(a.artifact) as mine, target.open(b.artifact) as theirs:
-            for runner in (mine, theirs):
-                meter.warm(runner)
-            visits = [meter.visit(runner, VISIT_S) for runner in (mine, theirs, theirs, mine)]
+            for runner, other in ((mine, theirs), (theirs, mine)):
+                with held_still(other.pid):
+                    meter.warm(runner)
+            visits = []
+            for runner, other in ((mine, theirs), (theirs, mine), (theirs, mine), (mine, theirs)):
+                with held_still(other.pid):
+                    visits.append(meter.visit(runner, VISIT_S))
         loads = [v["foreign_load_pct"][0] for v in visits if v.get("foreign_load_pct")]
         return visits, median(loads) if loads else 0.0
 

@@ -41,6 +41,22 @@ def _kill(group: int) -> None:
 
 
 @contextlib.contextmanager
+def held_still(pid: int | None) -> Iterator[None]:
+    """A program of ours (None, or not ours: nothing happens) is stopped meanwhile: one that waits may still burn
+    processors, as OpenMP's threads do under OMP_WAIT_POLICY=active, and would slow down what is measured beside it."""
+    if pid is None or pid not in _LIVE:
+        yield
+        return
+    with contextlib.suppress(ProcessLookupError):  # it is gone: its next answer will say so
+        os.killpg(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
 def _group(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that leads a group of its own; whatever is left of the group is killed at the end."""
     process = subprocess.Popen(command, start_new_session=True, **options)

@@ -5,6 +5,8 @@ from pathlib import Path
 from optimizer.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
+HELP = PACKAGE / "help.txt"  # the help of every command, written by cli/helptext.py
+HELP_MARK = "#### "  # a line of it that opens a command's help: "#### optimizer search"
 
 
 def conf_dir() -> Path:

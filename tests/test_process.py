@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from optimizer.process import MAX_LOG, Conversation, conversation, kill_all, run_tool
+from optimizer.process import MAX_LOG, Conversation, conversation, held_still, kill_all, run_tool
 from optimizer.trial import Reason, TrialError
 
 READY = "import sys, json, os, time, signal\n"
@@ -202,6 +202,39 @@ def test_an_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         kill_all()
         with pytest.raises(TrialError):
             program.answer()
+
+
+SPIN = """
+import threading
+def spin():
+    while True: pass
+threading.Thread(target=spin, daemon=True).start()
+for line in sys.stdin: print('{}', flush=True)
+"""
+
+
+def test_a_program_that_spins_while_it_waits_is_held_still(tmp_path: Path) -> None:
+    """OMP_WAIT_POLICY=active would let one finalist take the processors of the other."""
+
+    def used_s(pid: int) -> float:
+        times = psutil.Process(pid).cpu_times()
+        return float(times.user + times.system)
+
+    with talk(SPIN, tmp_path) as program:
+        program.ask("start")
+        with held_still(program.pid):
+            time.sleep(0.05)  # the signal arrives
+            before = used_s(program.pid)
+            time.sleep(0.3)
+            assert used_s(program.pid) == before
+        program.ask("go on")
+        time.sleep(0.3)
+        assert used_s(program.pid) > before
+
+
+def test_only_programs_of_ours_are_held_still() -> None:
+    with held_still(None), held_still(os.getpid()), held_still(os.getppid()):
+        pass
 
 
 def test_ctrl_c_is_for_the_search_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ python -m optimizer.cli.helptext  writes it anew; a test compares it with what t
 
 from pathlib import Path
 
-from optimizer.__main__ import HELP, MARK
+from optimizer.resources import HELP, HELP_MARK
 
 WIDTH = 100
 
@@ -21,7 +21,7 @@ def rendered() -> str:
     sections = []
     for words in ([], *([name] for name in sorted(get_command(app).commands))):  # type: ignore[attr-defined]
         found = runner.invoke(app, [*words, "--help"], prog_name="python -m optimizer", terminal_width=WIDTH)
-        sections.append(f"{MARK}{' '.join(['optimizer', *words])}\n{found.output.strip()}\n")
+        sections.append(f"{HELP_MARK}{' '.join(['optimizer', *words])}\n{found.output.strip()}\n")
     return "".join(sections)
 
 

@@ -148,7 +148,7 @@ def _failures(study: Study) -> str:
     if study.baseline is not None:
         for trial in study.trials:
             if not isinstance(trial.outcome, Failed):
-                broken.update(study.recipe.goal.violations(trial, study.baseline))
+                broken.update(list(study.recipe.goal.violations(trial, study.baseline)))
     if not failed and not broken:
         return ""
     rows = []
