@@ -1,13 +1,19 @@
 """argv in, exit code out. `--help` answers from a file: importing what the commands need would take longer."""
 
+import io
+import os
 import sys
 
 from optimizer.resources import HELP, HELP_MARK
 
 
 def main() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that lacks a character is no reason to fail
     words = sys.argv[1:]
-    text = _help(words[:-1]) if words[-1:] == ["--help"] else _help([]) if not words else None
+    asked = words[-1:] == ["--help"] or (not words and "_OPTIMIZER_COMPLETE" not in os.environ)
+    text = _help(words[:-1]) if asked else None
     if text is not None:
         sys.stdout.write(text)
         raise SystemExit(0)

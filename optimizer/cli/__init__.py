@@ -16,8 +16,13 @@ def run() -> int:
     from optimizer.cli.app import app
 
     try:
-        app(prog_name="optimizer", standalone_mode=True)
+        try:
+            app(prog_name="optimizer", standalone_mode=True)
+        finally:
+            sys.stdout.flush()
     except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer has caught it
+            return _nobody_reads()
         return end.code if isinstance(end.code, int) else FAILED
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -26,8 +31,7 @@ def run() -> int:
         print(f"error: {error}", file=sys.stderr)
         return WRONG
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: head has what it wants
-        return 0
+        return _nobody_reads()
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
         print(
@@ -36,6 +40,13 @@ def run() -> int:
             file=sys.stderr,
         )
         return FAILED
+    return 0
+
+
+def _nobody_reads() -> int:
+    """`report NAME | head -1` has what it wants: no failure."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - what is still buffered goes nowhere
     return 0
 
 

@@ -1,6 +1,8 @@
 """Commands on studies that exist: report, export, track, ui."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,10 +14,11 @@ from optimizer.config import nested
 from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
 from optimizer.export.files import rendered
-from optimizer.journal import Study, read
+from optimizer.journal import read
 from optimizer.listeners.mlflow import StoreError, send, sqlite_path
 from optimizer.listeners.tracker import Status, write_status
-from optimizer.report.markdown import leader, markdown, verdict_line
+from optimizer.report.markdown import markdown, verdict_line
+from optimizer.trial import Trial
 
 
 def _settings(words: Sequence[str]) -> Mapping[str, str]:
@@ -60,7 +63,7 @@ def export_command(name: str, words: Sequence[str], out: Path | None, *, force: 
         if winner is None:
             raise ConfigError(f"{study.name} has no trial that works and keeps the limits: there is nothing to export.")
     folder = out or Path("exports") / study.name
-    program = _program(study)
+    program = _program(winner)
     files = rendered(study, winner, program, nested(study.settings.words))
     for path, content in files.items():
         _write(folder / path, content)
@@ -71,9 +74,8 @@ def export_command(name: str, words: Sequence[str], out: Path | None, *, force: 
         print(f"  {path}")
 
 
-def _program(study: Study) -> bytes | None:
-    """The built program of the trial that is exported, where the build is still there."""
-    trial = study.winner if study.winner and study.winner.number else study.best or leader(study)
+def _program(trial: Trial) -> bytes | None:
+    """The built program of a trial; None where its target builds none."""
     if trial.artifact is None or not trial.artifact.path:
         return None
     try:
@@ -147,4 +149,22 @@ def ui_command(words: Sequence[str], host: str, port: int) -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--default-artifact-root"]
     command += [str(artifacts), "--host", host, "--port", str(port), "--workers", "1"]
     print(f"MLflow on {uri}: http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    raise SystemExit(subprocess.run(command, check=False).returncode)
+    raise SystemExit(_served(command))
+
+
+def _served(command: Sequence[str]) -> int:
+    """Runs a server until it or we are ended; the processes that it has started go with it."""
+    environment = {
+        **os.environ,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }  # seven processes that nothing here uses
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        return server.wait()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)

@@ -26,14 +26,15 @@ def macros(space: Space, trial: Trial) -> dict[str, str]:
 
 
 def response_file(study: Study, trial: Trial) -> bytes:
-    """flags.rsp: `g++ @flags.rsp source.cpp`. One word a line, quoted where the compiler would split it."""
+    """flags.rsp: `g++ @flags.rsp source.cpp`. One word a line."""
     base = list(study.recipe.target.options.get("flags", []))
     words = flag_words(study.recipe.space, trial, base)
     return "".join(f"{_response_word(w)}\n" for w in words).encode()
 
 
 def _response_word(word: str) -> str:
-    return f'"{word}"' if any(c.isspace() for c in word) else word
+    """Compilers read a response file as a shell would: white space splits, quotes join, a backslash quotes."""
+    return "".join(f"\\{c}" if c.isspace() or c in "\"'\\" else c for c in word)
 
 
 def header(study: Study, trial: Trial) -> bytes:
@@ -75,7 +76,7 @@ def provenance(study: Study, trial: Trial, program: bytes | None) -> bytes:
         "metrics": metrics_of(trial),
         "baseline_metrics": metrics_of(study.trials[0]),
         "verdict": asdict(verdict) if verdict else None,
-        "confirmed": study.winner is not None and study.winner.number == trial.number,
+        "confirmed": trial.number != 0 and study.winner is not None and study.winner.number == trial.number,
         "command": list(trial.artifact.command) if trial.artifact else [],
         "arguments": list(trial.artifact.arguments) if trial.artifact else [],
         "program_sha256": hashlib.sha256(program).hexdigest() if program is not None else None,
