@@ -31,6 +31,7 @@ class Screen(Listener, Protocol):
 
     def recall(self, trial: Trial) -> None: ...
     def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
     def waiting(self, text: str) -> None: ...
     def stop(self) -> None: ...
 
@@ -41,6 +42,7 @@ class Outcome:
 
     study: Study
     tracking: Status | None
+    tracking_s: float = 0.0  # of waiting, after the search, for what was not sent yet
 
 
 def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
@@ -81,8 +83,9 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             screen.on_end(ending)
         finally:
             screen.stop()
+            flush_s = clock()
             status = _flushed(tracker, setup, screen)
-    return Outcome(read(setup.journal), status)
+    return Outcome(read(setup.journal), status, clock() - flush_s)
 
 
 def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal:
@@ -126,9 +129,9 @@ def _tracker(setup: Setup, screen: Screen) -> Tracker | None:
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
     if (problem := _unreachable(tracking.uri)) is not None:
-        screen.say(
-            f"[yellow]MLflow at {tracking.uri} does not answer ({problem}). The search goes on; send its trials later "
-            f"with: python -m optimizer track {setup.journal} tracking.uri={tracking.uri}[/]"
+        screen.warn(
+            f"MLflow at {tracking.uri} does not answer ({problem}). The search goes on; send its trials later "
+            f"with: python -m optimizer track {setup.journal} tracking.uri={tracking.uri}"
         )
     if not setup.made.target.shares_cpu:
         return Tracker(setup.journal, tracking.uri, tracking.experiment, device_lock="")
@@ -160,8 +163,8 @@ def _flushed(tracker: Tracker | None, setup: Setup, screen: Screen) -> Status | 
         tracker.abandon()
         status = replace(tracker.status, error="interrupted")
     if status.error:
-        screen.say(
-            f"[yellow]Tracking is not complete ({status.error}). Nothing is lost; send what is missing with: "
-            f"python -m optimizer track {setup.journal} tracking.uri={status.uri}[/]"
+        screen.warn(
+            f"Tracking is not complete ({status.error}). Nothing is lost; send what is missing with: "
+            f"python -m optimizer track {setup.journal} tracking.uri={status.uri}"
         )
     return status

@@ -13,8 +13,8 @@ from optimizer.cli import INTERRUPTED
 from optimizer.config import Setup, composed, load
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, read
-from optimizer.listeners.tracker import Status
 from optimizer.report.markdown import leader, load_warning, verdict_line
+from optimizer.session import Outcome
 from optimizer.space import Json
 from optimizer.stats import Judgement
 from optimizer.targets.native import NativeTarget
@@ -44,7 +44,7 @@ def command(
         screen.say(f"left out: {missing}")
     outcome = run(setup, screen, time.perf_counter, resume=resume)
     if as_json:
-        print(json.dumps(document(outcome.study, outcome.tracking, setup.journal), allow_nan=False))
+        print(json.dumps(document(outcome, setup.journal), allow_nan=False))
     else:
         print(_ending(outcome.study, setup))
     if outcome.study.ending is not None and outcome.study.ending.interrupted:
@@ -143,8 +143,9 @@ def _seconds_a_trial(setup: Setup) -> float | None:
 # --- results
 
 
-def document(study: Study, tracking: Status | None, journal: Path) -> Json:
+def document(outcome: Outcome, journal: Path) -> Json:
     """The object that --json prints."""
+    study, tracking = outcome.study, outcome.tracking
     trials = study.trials
     baseline = study.baseline
     failed = Counter(t.outcome.reason.value for t in trials if isinstance(t.outcome, Failed))
@@ -165,6 +166,8 @@ def document(study: Study, tracking: Status | None, journal: Path) -> Json:
         else {"uri": tracking.uri, "experiment_id": tracking.experiment_id, "run_id": tracking.run_id},
         "seconds": dict(study.ending.seconds) if study.ending else {},
     }
+    if tracking is not None:
+        found["seconds"]["tracking"] = outcome.tracking_s
     if baseline and len(study.recipe.goal.objectives) > 1:
         front = study.recipe.goal.front(trials, baseline)
         found["front"] = [{"number": t.number, **_trial(t)} for t in front]

@@ -74,6 +74,9 @@ class ConsoleListener:
     def say(self, text: str) -> None:
         self._console.print(text)
 
+    def warn(self, text: str) -> None:
+        self._console.print(Text(text, "yellow"))
+
     def waiting(self, text: str) -> None:
         """One line that the next one replaces; where there is no terminal, a line every few seconds."""
         if self._console.is_terminal:
