@@ -65,19 +65,25 @@ def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
     if home is None:
         return Ending(None)
     entrants = [e for t in _finalists(recipe, trials) if (e := match.entrant(t)) is not None]
+    passed_over: dict[int, str] = {}
     with bench.device.alone():
         for entrant in match.by_rematch(entrants, home):
             found = match.rounds(entrant, home, recipe.confirm.rounds, recipe.confirm.max_seconds)
-            if not found.gains or match.breaks_a_limit(found):
+            if not found.gains:
+                passed_over[entrant.trial.number] = "it failed"
+                continue
+            if broken := match.broken_limits(found):
+                passed_over[entrant.trial.number] = f"it breaks the limit on {', '.join(broken)}"
                 continue
             verdict = judge(found.gains, match.metric, entrant.trial.number, recipe.confirm.min_gain)
             if verdict.judgement is not Judgement.WORSE:
-                return Ending(verdict, found.gains, found.load_pct)
+                return Ending(verdict, found.gains, found.load_pct, passed_over=passed_over)
+            passed_over[entrant.trial.number] = f"it was worse than the baseline, {verdict.ratio:.3f}×"
         found = match.rounds(home, home, recipe.confirm.rounds, recipe.confirm.max_seconds)
     if not found.gains:
-        return Ending(None)
+        return Ending(None, passed_over=passed_over)
     verdict = judge(found.gains, match.metric, 0, recipe.confirm.min_gain)
-    return Ending(replace(verdict, judgement=Judgement.SAME), found.gains, found.load_pct)
+    return Ending(replace(verdict, judgement=Judgement.SAME), found.gains, found.load_pct, passed_over=passed_over)
 
 
 def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
@@ -182,15 +188,16 @@ class _Match:
         artifact, _ = self.bench.executor.build(self.bench.target, entrant.trial.point, fresh=True).result()
         return {name: (value,) for name, value in artifact.facts.items()}
 
-    def breaks_a_limit(self, found: _Rounds) -> bool:
-        """Whether the readings of the rounds break a limit that the search's few readings kept."""
+    def broken_limits(self, found: _Rounds) -> list[str]:
+        """The limits that the readings of the rounds break, though the search's few readings kept them."""
         mine, theirs = joined([r.mine for r in found.rounds]), joined([r.theirs for r in found.rounds])
+        broken = []
         for limit in self.recipe.goal.limits:
             if mine.get(limit.metric) and theirs.get(limit.metric):
                 value, base = (limit.of(samples[limit.metric]) for samples in (mine, theirs))
                 if limit.violation(value, base) > 0:
-                    return True
-        return False
+                    broken.append(limit.metric)
+        return broken
 
 
 def _known_without_running(trial: Trial) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ constraint and starting anew at a dead end (this favours configurations with few
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from random import Random
 from typing import Any
@@ -33,7 +33,10 @@ class Feasible:
 
     def __init__(self, space: Space, max_rows: int = MAX_ROWS) -> None:
         self.space = space
-        self._groups = [_Group(knobs, constraints, max_rows) for knobs, constraints in _groups(space)]
+        if space.only is not None:
+            self._groups = [_Group(space.knobs, (), max_rows, _decoded(space.knobs, space.only))]
+        else:
+            self._groups = [_Group(knobs, constraints, max_rows) for knobs, constraints in _groups(space)]
         self._max_rows = max_rows
 
     @cached_property
@@ -92,12 +95,15 @@ class Feasible:
 
 
 class _Group:
-    """Knobs that conditions and constraints tie together, and everything that ties them."""
+    """Knobs that conditions and constraints tie together, and everything that ties them; or, `listed`, their table."""
 
-    def __init__(self, knobs: Sequence[Knob], constraints: Sequence[Constraint], max_rows: int) -> None:
-        self.knobs = _bound_early(knobs, constraints)
+    def __init__(
+        self, knobs: Sequence[Knob], constraints: Sequence[Constraint], max_rows: int, listed: Rows | None = None
+    ) -> None:
+        self.knobs = _bound_early(knobs, constraints) if listed is None else tuple(knobs)
         self._constraints = constraints
         self._max_rows = max_rows
+        self._listed = listed
         if self.size is None:
             self.sample(Random(0))  # a contradiction shows here, not at the first trial
 
@@ -113,6 +119,8 @@ class _Group:
 
     @cached_property
     def _table(self) -> Rows | None:
+        if self._listed is not None:
+            return self._listed
         if any(isinstance(k.domain, Float) for k in self.knobs):
             return None
         table = np.zeros((1, 0), dtype=np.int32)
@@ -165,6 +173,19 @@ class _Group:
             yield from (domain.sample(rng) for _ in range(16))
         else:
             yield from (domain.at(i) for i in rng.sample(range(domain.size), domain.size))
+
+
+def _decoded(knobs: Sequence[Knob], codes: Collection[int]) -> Rows:
+    """The table of the points that have these codes (Space.code)."""
+    if not codes:
+        raise ConfigError("The space lists no points.")
+    rest = np.array(sorted(codes), dtype=np.int64 if max(codes) < 2**63 else object)
+    table = np.empty((len(rest), len(knobs)), dtype=np.int32)
+    for i, knob in reversed(list(enumerate(knobs))):
+        assert not isinstance(knob.domain, Float)
+        table[:, i] = rest % (knob.domain.size + 1) - 1
+        rest = rest // (knob.domain.size + 1)
+    return table
 
 
 def _groups(space: Space) -> Iterator[tuple[list[Knob], list[Constraint]]]:

@@ -6,6 +6,7 @@ leaves at most one torn line at the end, which is cut off when the journal is co
 search writes to it. The lines reach the disk at least once a second, so that a loss of power costs about that much.
 """
 
+import gzip
 import json
 import os
 import time
@@ -143,6 +144,7 @@ def _ending_document(ending: Ending) -> Json:
         "load_pct": ending.load_pct,
         "interrupted": ending.interrupted,
         "seconds": dict(ending.seconds),
+        "passed_over": {str(number): why for number, why in ending.passed_over.items()},
     }
 
 
@@ -155,6 +157,7 @@ def _ending_from(document: Json) -> Ending:
         float(document["load_pct"]),
         interrupted=bool(document["interrupted"]),
         seconds=_numbers(document["seconds"]),
+        passed_over={int(number): str(why) for number, why in document.get("passed_over", {}).items()},
     )
 
 
@@ -256,7 +259,7 @@ def _take(found: _Read, document: Json, *, first: bool) -> None:
 def _lines(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
     """Each whole line and where it ends. A last line without its newline was torn by a kill and does not count."""
     try:
-        with path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             end = file.seek(start)
             for line in file:
                 if not line.endswith(b"\n"):

@@ -127,6 +127,7 @@ class Ending:
     load_pct: float = 0.0  # of the machine that others used during those rounds
     interrupted: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)  # wall time by stage, the whole search
+    passed_over: Mapping[int, str] = field(default_factory=dict)  # finalists that lost their place when measured again
 
 
 class Listener(Protocol):

@@ -1,6 +1,7 @@
 """How does one search go, from a setup to an ending? Journal, tracker and screen around the loop."""
 
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from urllib.parse import urlsplit
 from optimizer.config import Setup
 from optimizer.confirm import confirm
 from optimizer.errors import ConfigError
-from optimizer.executors.local import LocalExecutor
+from optimizer.executors.local import InlineExecutor, LocalExecutor
 from optimizer.journal import Journal, Study, read
 from optimizer.listeners.mlflow import sqlite_path
 from optimizer.listeners.tracker import Status, Tracker
@@ -47,6 +48,7 @@ class Outcome:
 
 def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
     """Runs a search to its end or to an interrupt. Raises ConfigError where it can't begin or must not go on."""
+    clock = setup.made.clock or clock
     start_s = clock()
     strategy = setup.strategy()
     environment = setup.made.device.describe()
@@ -61,8 +63,9 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             screen.on_start(setup.recipe, environment)
             for trial in journal.recorded:
                 screen.recall(trial)
-            meter = PlayedMeter() if setup.made.played else _live_meter(setup, clock)
-            executor = LocalExecutor(setup.workers)
+            played = setup.made.clock is not None
+            meter = PlayedMeter() if played else _live_meter(setup, clock)
+            executor = InlineExecutor(clock) if played else LocalExecutor(setup.workers)
             bench = Bench(setup.made.target, setup.made.device, executor, meter, clock)
             trials: list[Trial] = []
             with closing(executor):
@@ -83,9 +86,9 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             screen.on_end(ending)
         finally:
             screen.stop()
-            flush_s = clock()
+            flush_s = time.perf_counter()
             status = _flushed(tracker, setup, screen)
-    return Outcome(read(setup.journal), status, clock() - flush_s)
+    return Outcome(read(setup.journal), status, time.perf_counter() - flush_s)
 
 
 def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal:

@@ -1,11 +1,14 @@
 """What may vary: knobs, the conditions and constraints between them, and the points they span."""
 
+import base64
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import accumulate
 from random import Random
 from typing import Any, Literal
 
@@ -273,10 +276,15 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Space:
-    """Knobs in the order of their conditions (a knob stands after those that its condition names)."""
+    """Knobs in the order of their conditions (a knob stands after those that its condition names).
+
+    `only`: the codes of the valid points, where they are known one by one instead of by constraints, as those of a
+    recording are. Such a space has no continuous knob.
+    """
 
     knobs: tuple[Knob, ...]
     constraints: tuple[Constraint, ...] = ()
+    only: frozenset[int] | None = None
 
     def __post_init__(self) -> None:
         if not self.knobs:
@@ -295,6 +303,23 @@ class Space:
     @cached_property
     def by_name(self) -> Mapping[str, Knob]:
         return {k.name: k for k in self.knobs}
+
+    def listing(self, points: Iterable[Mapping[str, Value]]) -> "Space":
+        """The same space with no other points than these."""
+        return replace(self, only=frozenset(self.code(p) for p in points))
+
+    def code(self, point: Mapping[str, Value]) -> int:
+        """A number for every point: its values' indices as digits, 0 for a knob that is not active.
+
+        Raises ValueError where a value is in no domain, or a domain is continuous.
+        """
+        code = 0
+        for knob in self.knobs:
+            if isinstance(knob.domain, Float):
+                raise ValueError(f"{knob.name} is continuous")
+            digit = knob.domain.index(point[knob.name]) + 1 if knob.name in point else 0
+            code = code * (knob.domain.size + 1) + digit
+        return code
 
     def active(self, values: Mapping[str, Value]) -> Point:
         """The point that these values make: knobs whose condition does not hold are left out.
@@ -319,9 +344,10 @@ class Space:
             fits = self.active(point).keys() == point.keys()
         except KeyError:
             return False
-        return (
+        valid = (
             fits and all(contains(self.by_name[n].domain, v) for n, v in point.items()) and self.broken(point) is None
         )
+        return valid and (self.only is None or self.code(point) in self.only)
 
     def baseline(self, chosen: Mapping[str, Value] | None = None) -> Point:
         """The point of all defaults, each moved to the nearest value of its domain, with `chosen` values over them."""
@@ -330,10 +356,11 @@ class Space:
 
     def document(self) -> Json:
         """All that makes two spaces the same search, as JSON (help texts do not)."""
-        return {
+        document = {
             "knobs": [k.document() for k in self.knobs],
             "constraints": {c.name: c.expression.text for c in self.constraints},
         }
+        return document if self.only is None else {**document, "only": _packed(sorted(self.only))}
 
 
 def _ordered(knobs: Sequence[Knob]) -> tuple[Knob, ...]:
@@ -361,7 +388,20 @@ def space_from(document: Json) -> Space:
         )
         for k in document["knobs"]
     )
-    return Space(knobs, tuple(Constraint(n, parse(text)) for n, text in document["constraints"].items()))
+    constraints = tuple(Constraint(n, parse(text)) for n, text in document["constraints"].items())
+    only = document.get("only")
+    return Space(knobs, constraints, None if only is None else frozenset(_unpacked(only)))
+
+
+def _packed(codes: Sequence[int]) -> str:
+    """Ascending numbers as text: their differences, compressed."""
+    steps = [b - a for a, b in zip([0, *codes], codes, strict=False)]
+    return base64.b64encode(zlib.compress(",".join(map(str, steps)).encode(), 9)).decode()
+
+
+def _unpacked(text: str) -> Iterator[int]:
+    steps = zlib.decompress(base64.b64decode(text)).decode()
+    return accumulate(int(step) for step in steps.split(",") if step)
 
 
 def _domain_from(document: Json) -> Domain:

@@ -1,12 +1,11 @@
 """Small spaces, targets and machines that many tests use."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 
-from optimizer.executors.local import LocalExecutor
+from optimizer.executors.local import InlineExecutor, LocalExecutor
 from optimizer.expression import parse
 from optimizer.feasible import Feasible
 from optimizer.measure import LiveMeter
@@ -18,7 +17,7 @@ from optimizer.strategies.proposals import Proposals, Proposer
 from optimizer.strategies.random import RandomProposer
 from optimizer.study import Bench, search
 from optimizer.targets.synthetic import SyntheticTarget
-from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Reason, Samples, Stage, Trial
+from optimizer.trial import Candidate, Check, Failed, Measured, Reason, Samples, Stage, Trial
 
 SETTING = Effect("setting", "x")
 LATENCY = Goal((Objective("latency_s"),))
@@ -127,21 +126,6 @@ class Tape:
     def on_end(self, ending: Ending) -> None:
         self.ending = ending
         self.events.append("end")
-
-
-class InlineExecutor:
-    """Builds at once, in the caller's thread."""
-
-    def build(self, target: Target, point: Point, *, fresh: bool = False) -> Future[tuple[Artifact, float]]:
-        future: Future[tuple[Artifact, float]] = Future()
-        try:
-            future.set_result((target.build(point, fresh=fresh), 0.0))
-        except Exception as error:  # noqa: BLE001 - a future carries whatever was raised
-            future.set_exception(error)
-        return future
-
-    def close(self) -> None:
-        pass
 
 
 def recipe_of(

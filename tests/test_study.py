@@ -12,7 +12,6 @@ from simple import (
     MIXED,
     TINY,
     FakeDevice,
-    InlineExecutor,
     Tape,
     bench_of,
     limit,
@@ -23,6 +22,7 @@ from simple import (
 )
 
 from optimizer.errors import ConfigError
+from optimizer.executors.local import InlineExecutor
 from optimizer.objective import Goal
 from optimizer.protocols import Runner
 from optimizer.recipe import Budget, Plan

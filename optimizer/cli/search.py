@@ -13,7 +13,7 @@ from optimizer.cli import INTERRUPTED
 from optimizer.config import Setup, composed, load
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, read
-from optimizer.report.markdown import leader, load_warning, verdict_line
+from optimizer.report.markdown import leader, load_warning, passed_over, verdict_line
 from optimizer.session import Outcome
 from optimizer.space import Json
 from optimizer.stats import Judgement
@@ -194,7 +194,8 @@ def _verdict(study: Study) -> Json:
 
 def _ending(study: Study, setup: Setup) -> str:
     """The result for people: the verdict, what the winner does otherwise, and what to do next."""
-    lines = [verdict_line(study).replace("**", ""), *(f"warning: {text}" for text in load_warning(study))]
+    lines = [verdict_line(study).replace("**", ""), *passed_over(study)]
+    lines += [f"warning: {text}" for text in load_warning(study)]
     if study.baseline is not None:
         best = leader(study)
         if best.number:

@@ -11,13 +11,13 @@ from typing import Any
 from optimizer.config.compose import Composed, Tree
 from optimizer.device import Host
 from optimizer.errors import ConfigError, nearest
-from optimizer.journal import read
 from optimizer.protocols import Device, Target
+from optimizer.readers.recording import recording
 from optimizer.recipe import Plan
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Knob, Space, Value, closest
 from optimizer.targets.native import BASE_FLAGS, Compiler, Limits, NativeTarget
-from optimizer.targets.replay import Replay
+from optimizer.targets.replay import Replay, SimulatedClock
 from optimizer.targets.synthetic import SyntheticTarget
 
 COMPILERS = {"g++": "gcc (Debian: apt install g++)", "clang++": "clang (Debian: apt install clang libomp-dev)"}
@@ -44,7 +44,7 @@ class Made:
     device_name: str
     baseline: Mapping[str, Value]  # what the target says number 0 is, over the knobs' defaults
     missing: Mapping[str, str]  # what is left out of the space here → why, and how to get it
-    played: bool = False  # its samples are a record: they are not sampled again
+    clock: SimulatedClock | None = None  # its samples are a record and so is the time that they took
 
     def prepare(self) -> None:
         """What must be done once before the first trial."""
@@ -114,12 +114,15 @@ def _synthetic(node: Tree, space: Space | None, plan: Plan, machine: Machine, de
 
 def _replay(node: Tree, space: Space | None, plan: Plan, machine: Machine, device: str) -> Made:
     if not node["file"]:
-        raise ConfigError("target=replay needs a record: target.file=STUDIES_DIR/NAME/journal.jsonl.")
-    study = read(Path(node["file"]))
+        raise ConfigError(
+            "target=replay needs a record: target.file=STUDIES_DIR/NAME/journal.jsonl, a cache file of Kernel Tuner, "
+            "or a T4 results file."
+        )
     if space is not None:
         raise ConfigError("target=replay brings the space of its record; leave space=[…] away.")
-    baseline = dict(study.trials[0].point) if study.trials else {}
-    return Made(Replay(study.trials), study.recipe.space, Host(), device, baseline, {}, played=True)
+    record, clock = recording(Path(node["file"])), SimulatedClock()
+    target = Replay(record.trials, noise=bool(node["noise"]), seed=int(node["seed"]), clock=clock)
+    return Made(target, record.space, Host(), device, record.baseline, {}, clock=clock)
 
 
 KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Machine, str], Made]] = {

@@ -32,6 +32,12 @@ def leader(study: Study) -> Trial:
     return study.winner or study.best or study.trials[0]
 
 
+def passed_over(study: Study) -> list[str]:
+    """Why trials that looked better in the search are not the winner."""
+    told = study.ending.passed_over if study.ending else {}
+    return [f"Trial {number} was passed over: measured again, {why}." for number, why in told.items()]
+
+
 def verdict_line(study: Study) -> str:
     """The result in one sentence."""
     if study.baseline is None:
@@ -54,7 +60,7 @@ def _head(study: Study) -> str:
     recipe = study.recipe
     goal = "\n".join(f"- {line}" for line in recipe.goal.formulas(study.baseline))
     return (
-        f"# {study.name}\n\n{verdict_line(study)}\n\n"
+        f"# {study.name}\n\n{' '.join([verdict_line(study), *passed_over(study)])}\n\n"
         f"Target `{recipe.target.name}`, strategy `{recipe.strategy.name}`, seed {recipe.seed}, "
         f"recipe `{recipe.key}`, device {study.environment.device}.\n\nGoal:\n\n{goal}"
     )

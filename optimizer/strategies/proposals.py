@@ -8,7 +8,7 @@ then moved to the nearest feasible point that is still unknown.
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,7 @@ class Proposals:
         while len(asked) < limit and (point := self._unknown_point()) is not None:
             self._proposer.accept(point)
             self._known.add(point.key)
+            self._nearest.mark(point)
             asked.append(Candidate(self._next, point))
             self._next += 1
         return asked
@@ -91,30 +92,23 @@ class Nearest:
 
     def __init__(self, feasible: Feasible, rng: Random) -> None:
         self._feasible, self._rng = feasible, rng
-        self._columns: NDArray[Any] | None = None
+        self._table: _Table | None = None
+        self._unmarked: list[Point] = []  # known points that the table has not heard of
+
+    def mark(self, point: Point) -> None:
+        """This point is known from now on."""
+        self._unmarked.append(point)
 
     def unknown(self, point: Point, known: set[str]) -> Point | None:
         """The nearest feasible point whose key is not known, ties broken at random; None where none is found."""
-        if self._feasible.enumerable and (self._feasible.count or 0) <= MAX_ENCODED:
-            return self._looked_up(point, known)
-        return self._searched(point, known)
-
-    def _looked_up(self, point: Point, known: set[str]) -> Point | None:
-        rows = self._feasible.rows
-        if self._columns is None:
-            self._columns = encoded(self._feasible.space.knobs, rows)
-        here = np.array([place(k, point.get(k.name)) for k in self._feasible.space.knobs])
-        ordered = np.array([k.domain.ordered for k in self._feasible.space.knobs])
-        gap = np.abs(self._columns - here)
-        off = (self._columns < 0) != (here < 0)
-        distances = np.where(ordered & ~off, gap, gap > 0).sum(axis=1, dtype=float)
-        distances += 1e-6 * np.array([self._rng.random() for _ in range(64)])[np.arange(len(rows)) % 64]  # ties
-        count = min(len(rows), len(known) + 1)  # among one more than are known there is one that is not
-        near = np.argpartition(distances, count - 1)[:count]
-        for index in near[np.argsort(distances[near], kind="stable")]:
-            if (found := self._feasible.point(rows[index])).key not in known:
-                return found
-        return None
+        if not (self._feasible.enumerable and (self._feasible.count or 0) <= MAX_ENCODED):
+            return self._searched(point, known)
+        if self._table is None:
+            self._table = _Table(self._feasible)
+        for marked in self._unmarked:
+            self._table.mark(marked)
+        self._unmarked.clear()
+        return self._table.nearest(point, self._rng)
 
     def _searched(self, point: Point, known: set[str]) -> Point | None:
         """Descends from the nearest of some random points, a knob at a time."""
@@ -139,3 +133,31 @@ class Nearest:
             x, y = place(knob, a.get(knob.name)), place(knob, b.get(knob.name))
             total += abs(x - y) if knob.domain.ordered and (x < 0) == (y < 0) else float(x != y)
         return total
+
+
+class _Table:
+    """Every configuration with its places, and whether it is still unknown."""
+
+    def __init__(self, feasible: Feasible) -> None:
+        self._feasible, self._knobs = feasible, feasible.space.knobs
+        self._places = encoded(self._knobs, feasible.rows)
+        self._index = {row.tobytes(): i for i, row in enumerate(self._places)}
+        self._free = np.ones(len(self._places), dtype=bool)
+        self._ordered = np.array([k.domain.ordered for k in self._knobs])
+
+    def _place(self, point: Point) -> NDArray[np.float32]:
+        return np.array([place(k, point.get(k.name)) for k in self._knobs], dtype=np.float32)
+
+    def mark(self, point: Point) -> None:
+        if (index := self._index.get(self._place(point).tobytes())) is not None:
+            self._free[index] = False
+
+    def nearest(self, point: Point, rng: Random) -> Point | None:
+        here = self._place(point)
+        gap = np.abs(self._places - here)
+        off = (self._places < 0) != (here < 0)
+        distances = np.where(self._ordered & ~off, gap, gap > 0).sum(axis=1, dtype=float)
+        distances += 1e-6 * np.array([rng.random() for _ in range(64)])[np.arange(len(distances)) % 64]  # ties
+        distances[~self._free] = np.inf
+        best = int(np.argmin(distances))
+        return self._feasible.point(self._feasible.rows[best]) if self._free[best] else None

@@ -97,8 +97,9 @@ def test_what_it_says_of_itself_fits_on_a_line(made: Setup) -> None:
 def test_a_short_search_records_every_metric(made: Setup) -> None:
     import time
 
-    from simple import InlineExecutor, Tape
+    from simple import Tape
 
+    from optimizer.executors.local import InlineExecutor
     from optimizer.measure import LiveMeter
     from optimizer.recipe import Budget
     from optimizer.study import Bench, search
