@@ -1,7 +1,8 @@
 """Makes a recording to be kept of a journal: what was built and where is left out, and so is all but the medians.
 
 python -m optimizer search --config-dir experiments/strategies/conf target=gemm_cpu 'space=[gemm_recorded]' \
-    strategy=grid target.options.m=192 target.options.n=192 target.options.k=192 measure=quick budget.seconds=3000 study=gemm
+    strategy=grid target.options.m=192 target.options.n=192 target.options.k=192 measure=quick \
+    budget.seconds=3000 study=gemm
 python experiments/strategies/record.py studies/gemm/journal.jsonl
 """
 

@@ -53,19 +53,23 @@ class GeneticProposer:
         rng: Random,
         *,
         selection: str = "tournament",
-        population: int = 16,
+        population: int = 8,
         mutation: float = 0.15,
         crossover: float = 0.9,
         tournament: int = 3,
+        local: float = 0.3,
     ) -> None:
         if selection not in ("tournament", "nsga2"):
             raise ConfigError(f"strategy.selection={selection} is not known: write tournament or nsga2.")
         if population < 4 or population % 4:
             raise ConfigError(f"strategy.population={population} must be a multiple of 4, and at least 4.")
-        if not (0 < mutation <= 1 and 0 <= crossover <= 1 and tournament >= 1):
-            raise ConfigError("strategy.mutation and strategy.crossover are probabilities, tournament at least 1.")
+        if not (0 < mutation <= 1 and 0 <= crossover <= 1 and 0 <= local <= 1 and tournament >= 1):
+            raise ConfigError(
+                "strategy.mutation, strategy.crossover and strategy.local are probabilities, tournament at least 1."
+            )
         self._feasible, self._rng, self._nsga2 = feasible, rng, selection == "nsga2"
         self._size, self._mutation, self._crossover, self._rounds = population, mutation, crossover, tournament
+        self._local = local
         self._losses = objectives if self._nsga2 else 1
         self._fitness = type("Fitness", (_Fitness,), {"weights": (-1.0,) * (1 + self._losses)})
         self._hall = tools.HallOfFame(FAMOUS)
@@ -122,7 +126,21 @@ class GeneticProposer:
             return [self._random() for _ in range(count)]
         with self._lent():
             mothers, fathers = self._picked(count), self._picked(count)
-        return [self._child(a, b) for a, b in zip(mothers, fathers, strict=True)]
+        elite = [g for g in self._hall if g.fitness.values[0] == 0.0]
+        return [
+            self._step(self._rng.choice(elite)) if elite and self._rng.random() < self._local else self._child(a, b)
+            for a, b in zip(mothers, fathers, strict=True)
+        ]
+
+    def _step(self, famous: _Genome) -> _Genome:
+        """A neighbour of one of the best: what local search would try (a memetic algorithm, Moscato 1989)."""
+        knobs = self._feasible.space.knobs
+        free = [i for i, k in enumerate(knobs) if k.domain.size != 1]
+        genes = list(famous)
+        if free:
+            i = self._rng.choice(free)
+            genes[i] = mutated(knobs[i], genes[i], self._rng)
+        return _Genome(genes, self._fitness)
 
     def _picked(self, count: int) -> list[_Genome]:
         pool = self._parents + [g for g in self._hall if g not in self._parents]
