@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,8 +49,19 @@ def search_json(*words: str, cwd: Path, status: int = 0) -> dict[str, Any]:
 
 def started(*words: str, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*PROGRAM, *words], cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*PROGRAM, *words],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_hear_interrupts,  # noqa: PLW1509 - there are no threads to deadlock with
     )
+
+
+def _hear_interrupts() -> None:
+    """What is started in the background of a script ignores Ctrl-C, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def lines(journal: Path) -> list[dict[str, Any]]:
