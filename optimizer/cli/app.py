@@ -76,7 +76,7 @@ def search(
       target=gemm_cpu                what is compiled and run; unset: what this machine can do
       space=[gxx,gemm]               files of knobs, put together
       space.TILE_M='choice(8, 16)'   another domain for one knob; space.opt_level=3 pins it
-      strategy=genetic               random grid tpe gp cmaes nsga2 genetic genetic_nsga2
+      strategy=genetic               auto random grid tpe gp cmaes nsga2 genetic genetic_nsga2
       objective=latency              latency throughput latency_and_memory decoder
       measure=quick                  quick default thorough
       budget.trials=100              and budget.seconds=600: whichever is reached first
@@ -136,6 +136,36 @@ def ui(
     from optimizer.cli.studies import ui_command
 
     ui_command(words or [], host, port)
+
+
+@app.command()
+def race(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…", help="Recordings: cache files of Kernel Tuner, T4 results, journals; also gzip."
+        ),
+    ],
+    strategies: Annotated[
+        str,
+        typer.Option(
+            "--strategies",
+            help="Names, with commas between them. NAME@4 asks for four points at a time; FILE.py:NAME is a racer of "
+            "your own.",
+        ),
+    ] = "auto,tpe,genetic,random",
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Evaluations of a run.")] = 200,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Runs of each strategy on each space.")] = 20,
+    out: Annotated[
+        Path, typer.Option("--out", help="Where the runs are kept, to go on from, and the results are written.")
+    ] = Path("race"),
+    json: AsJson = False,
+) -> None:
+    """Race strategies on recorded spaces: how near to the optimum, after how many evaluations?"""
+    from optimizer.cli.race import command
+
+    names = [name.strip() for name in strategies.split(",") if name.strip()]
+    command(files, names, budget, repeats, out, as_json=json)
 
 
 @app.command()

@@ -5,9 +5,13 @@ from datetime import date
 from pathlib import Path
 
 from optimizer.config.compose import Composed, Files, nested, sorted_words
-from optimizer.config.objects import Setup, setup_of
+from optimizer.config.objects import Setup, setup_of, strategy_for
 from optimizer.config.targets import COMPILERS, found_compilers
 from optimizer.device import physical_cores
+from optimizer.feasible import Feasible
+from optimizer.protocols import Strategy
+from optimizer.race import GOAL, Racer, ask_and_tell
+from optimizer.recipe import Part
 
 RESOLVERS = {"physical_cores": physical_cores, "thread_counts": lambda: _thread_counts(physical_cores())}
 """What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}."""
@@ -41,10 +45,27 @@ def composed(words: Sequence[str], folders: Sequence[Path]) -> Composed:
     return made
 
 
+def strategy_names() -> Sequence[str]:
+    return files().options("strategy")
+
+
+def racer_of(name: str) -> Racer:
+    """A strategy on a race course, with its configured options. NAME@N asks for N points before it is told of them."""
+    plain, _, batch = name.partition("@")
+    options = {k: v for k, v in files().text(f"strategy/{plain}").items() if k != "name"}
+
+    def make(feasible: Feasible, seed: int) -> Strategy:
+        return strategy_for(Part(plain, options), GOAL, seed, feasible, ())
+
+    return ask_and_tell(make, int(batch or 1))
+
+
 def _thread_counts(cores: int) -> str:
     """choice(1, 2, 4, …) up to all physical cores."""
     counts = {2**i for i in range(cores.bit_length()) if 2**i <= cores} | {cores}
     return f"choice({', '.join(map(str, sorted(counts)))})"
 
 
-__all__ = ["COMPILERS", "Composed", "Files", "Setup", "composed", "files", "load", "nested"]
+__all__ = [
+    "COMPILERS", "Composed", "Files", "Setup", "composed", "files", "load", "nested", "racer_of", "strategy_names",
+]  # fmt: skip

@@ -3,7 +3,7 @@
 import math
 import os
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from itertools import chain
@@ -107,8 +107,13 @@ def setup_of(composed: Composed, today: date) -> Setup:
 
 def strategy_of(recipe: Recipe, feasible: Feasible) -> Strategy:
     """A new strategy at its beginning; raises ConfigError where it does not fit the space."""
-    proposer = _proposer(recipe, feasible)
-    return Proposals(proposer, feasible, recipe.goal, Random(f"nearest {recipe.seed}"), recipe.start)
+    return strategy_for(recipe.strategy, recipe.goal, recipe.seed, feasible, recipe.start)
+
+
+def strategy_for(part: Part, goal: Goal, seed: int, feasible: Feasible, start: Sequence[Point]) -> Strategy:
+    """The same of its parts."""
+    proposer = _proposer(part, len(goal.objectives), seed, feasible)
+    return Proposals(proposer, feasible, goal, Random(f"nearest {seed}"), start)
 
 
 def new_study_name(studies_dir: Path, target: str, today: date) -> str:
@@ -201,12 +206,12 @@ def _known_good(space: Space, baseline: Point, given: Any) -> Point | None:
     return point if point in space else None
 
 
-def _proposer(recipe: Recipe, feasible: Feasible) -> Proposer:
-    name, options = recipe.strategy.name, dict(recipe.strategy.options)
+def _proposer(part: Part, objectives: int, seed: int, feasible: Feasible) -> Proposer:
+    name, options = part.name, dict(part.options)
     if name not in STRATEGIES:
         raise ConfigError(f"There is no strategy '{name}'.{nearest(name, STRATEGIES)}")
     try:
-        return STRATEGIES[name](feasible, len(recipe.goal.objectives), recipe.seed, options)
+        return STRATEGIES[name](feasible, objectives, seed, options)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"strategy={name} can't be made with {options}: {error}") from None
 
@@ -215,6 +220,12 @@ def _random(feasible: Feasible, objectives: int, seed: int, options: Mapping[str
     from optimizer.strategies.random import RandomProposer
 
     return RandomProposer(feasible, Random(seed), **options)
+
+
+def _auto(feasible: Feasible, objectives: int, seed: int, options: Mapping[str, Any]) -> Proposer:
+    from optimizer.strategies.model import ModelProposer
+
+    return ModelProposer(feasible, objectives, seed, **options)
 
 
 def _grid(feasible: Feasible, objectives: int, seed: int, options: Mapping[str, Any]) -> Proposer:
@@ -240,6 +251,7 @@ def _genetic(feasible: Feasible, objectives: int, seed: int, options: Mapping[st
 
 
 STRATEGIES: Mapping[str, Callable[..., Proposer]] = {
+    "auto": _auto,
     "random": _random,
     "grid": _grid,
     "tpe": _optuna("tpe"),

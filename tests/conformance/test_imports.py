@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[2] / "optimizer"
 ORDER = [
     "__init__", "errors", "expression", "space", "feasible", "trial", "metrics", "stats", "objective", "text", "recipe",
     "protocols", "strategies", "process", "targets", "nvml", "device", "executors", "measure", "study", "confirm",
-    "journal", "listeners", "readers", "report", "export", "resources", "config", "session", "cli", "__main__",
+    "journal", "listeners", "readers", "race", "report", "export", "resources", "config", "session", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
     "mlflow": {"listeners/mlflow.py"},
@@ -20,6 +20,7 @@ HEAVY = {
     "omegaconf": {"config/compose.py", "cli/search.py"},
     "rich": {"listeners/console.py", "cli/doctor.py", "cli/studies.py"},
     "pynvml": {"nvml.py"},
+    "matplotlib": {"report/curves.py"},
 }
 """Rule 10: a library that takes long to import is imported by the files that need it, and by no others."""
 

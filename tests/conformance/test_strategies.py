@@ -18,6 +18,7 @@ from optimizer.targets.synthetic import SyntheticTarget
 from optimizer.trial import Candidate, Check, Failed, Measured, Outcome, Reason, Stage, Trial
 
 STRATEGIES: Mapping[str, Mapping[str, object]] = {
+    "auto": {},
     "random": {},
     "grid": {},
     "tpe": {},
