@@ -31,6 +31,8 @@ POOL = 1500  # configurations looked at where they can't all be
 FRESH = 300  # of them drawn anew at each ask
 ELITE = 5  # best ones whose neighbours are looked at
 SPREAD = 1000  # random configurations of which the farthest from all known ones starts the search
+DOUBTFUL, LAST_RESORT = 0.1, 1e6  # what has a smaller chance to work comes after everything that has a larger one
+TAIL = -4.0  # deviations below the best from which the asymptote of the expected improvement is taken
 LABEL_SIGNAL, LABEL_NOISE = 0.25, 0.01  # variances of the process that learns what works: its labels are 0 and 1
 
 
@@ -149,7 +151,7 @@ class ModelProposer:
         return int(some[np.argmax(gaps.min(axis=1) + 1e-6 * self._rng.random(len(some)))])
 
     def _promise(self, rows: Table) -> Floats:
-        """Expected improvement times the chance to work, of each row."""
+        """The logarithm of expected improvement times the chance to work, of each row."""
         told = [i for i, p in enumerate(self._points) if p in self._scores]
         scores = [self._scores[self._points[i]] for i in told]
         measured = [i for i, s in zip(told, scores, strict=True) if s.losses is not None]
@@ -167,13 +169,14 @@ class ModelProposer:
             expected, _ = self._surrogate.posterior(seen, values, self._table(waiting))
             seen, values = np.concatenate([seen, self._table(waiting)]), np.concatenate([values, expected])
         mean, deviation = self._surrogate.posterior(seen, values, rows)
-        promise = expected_improvement(mean, deviation, min(fine)) if fine else np.ones(len(rows))
+        promise = log_expected_improvement(mean, deviation, min(fine)) if fine else np.zeros(len(rows))
         if not works.all():
             off, unsure = self._chance.posterior(
                 self._table(told), works - rate, rows, signal=LABEL_SIGNAL, noise=LABEL_NOISE
             )
-            promise = promise * normal_share((rate + off - 0.5) / unsure)
-        return np.asarray(promise + 1e-12 * self._rng.random(len(rows)))
+            chance = normal_share((rate + off - 0.5) / unsure)
+            promise = promise + np.log(np.maximum(chance, 1e-300)) - np.where(chance < DOUBTFUL, LAST_RESORT, 0.0)
+        return np.asarray(promise + 1e-9 * self._rng.random(len(rows)))
 
     def _table(self, indices: Sequence[int]) -> Table:
         return np.concatenate([self._rows[i] for i in indices])
@@ -205,11 +208,17 @@ def compressed(losses: Floats) -> Floats:
     return np.asarray(np.log1p(off / (np.median(off) or off.max() or 1.0)))
 
 
-def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """Below `best`, of normal distributions (Jones et al. 1998, eq. 15)."""
+def log_expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
+    """Below `best`, of normal distributions (Jones et al. 1998, eq. 15). The logarithm, since the improvement itself
+    vanishes where nothing better is expected, and then all would look alike (Ament et al. 2023)."""
     gap = (best - mean) / deviation
-    density = np.exp(-0.5 * gap**2) / math.sqrt(2.0 * math.pi)
-    return np.asarray(deviation * (gap * normal_share(gap) + density))
+    log_density = -0.5 * gap**2 - 0.5 * math.log(2.0 * math.pi)
+    near = np.maximum(gap, TAIL)
+    inside = near * normal_share(near) + np.exp(-0.5 * near**2) / math.sqrt(2.0 * math.pi)
+    beyond = np.maximum(-gap, -TAIL)
+    series = (-3.0 + (15.0 - 105.0 / beyond**2) / beyond**2) / beyond**2  # of Mills' ratio
+    far = log_density - 2.0 * np.log(beyond) + np.log1p(series)
+    return np.asarray(np.log(deviation) + np.where(gap > TAIL, np.log(np.maximum(inside, 1e-300)), far))
 
 
 def normal_share(z: Floats) -> Floats:

@@ -14,7 +14,7 @@ ORDER = [
 HEAVY = {
     "mlflow": {"listeners/mlflow.py"},
     "torch": set(),
-    "optuna": {"strategies/bayesian.py", "report/importance.py"},
+    "optuna": {"strategies/auto.py", "strategies/bayesian.py", "report/importance.py"},
     "deap": {"strategies/genetic.py"},
     "hydra": {"config/compose.py", "config/domains.py"},
     "omegaconf": {"config/compose.py", "cli/search.py"},
