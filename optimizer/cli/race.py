@@ -1,6 +1,7 @@
 """Strategies against each other on recorded spaces: runs in processes, a table, curves, a file to go on from."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -76,8 +77,6 @@ def _run_all(keys: dict[str, Path], strategies: Sequence[str], budget: int, repe
     known = {(r.space, r.strategy, r.seed): r for r in _kept(kept) if len(r.curve) == budget}
     left = [job for job in wanted if job not in known]
     if left:
-        import os
-
         os.environ.update(dict.fromkeys(THREADS, "1"))  # the processes share the cores among themselves
         with (
             ProcessPoolExecutor(physical_cores(), mp_context=get_context("spawn")) as pool,

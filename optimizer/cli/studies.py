@@ -154,10 +154,8 @@ def ui_command(words: Sequence[str], host: str, port: int) -> None:
 
 def _served(command: Sequence[str]) -> int:
     """Runs a server until it or we are ended; the processes that it has started go with it."""
-    environment = {
-        **os.environ,
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    }  # seven processes that nothing here uses
+    # Jobs would be seven processes that nothing here uses.
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         return server.wait()

@@ -83,7 +83,7 @@ def _is_journal(text: str) -> bool:
 
 def _document(path: Path, text: str) -> Json:
     """A tuner that was stopped leaves its cache open at the end: that much is mended."""
-    for ending in ("", "}}", "}\n}"):
+    for ending in ("", "}}"):
         try:
             document = json.loads(text if not ending else text.rstrip().rstrip(",") + ending)
         except ValueError:

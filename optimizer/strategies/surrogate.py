@@ -53,8 +53,8 @@ class Encoding:
         self._knobs = tuple(knobs)
         ordinal = [k for k in knobs if k.domain.ordered and k.domain.size != 1]
         finite = {k.name: k for k in knobs if not isinstance(k.domain, Float) and k.domain.size > 1}
-        self._ordinal = [(k, _lookup(k, _scaled(k))) for k in ordinal]
-        self._derived = [(k, _lookup(k, halvings)) for k in finite.values() if (halvings := _halvings(k)) is not None]
+        self._ordinal = [(k, _lookup(_scaled(k))) for k in ordinal]
+        self._derived = [(k, _lookup(halvings)) for k in finite.values() if (halvings := _halvings(k)) is not None]
         logs = {k: log for k in finite.values() if (log := _logarithms(k)) is not None}
         pairs = list(combinations(logs, 2))
         self._products = [] if len(pairs) > MOST_PRODUCTS else [(a, b, logs[a], logs[b]) for a, b in pairs]
@@ -114,7 +114,7 @@ def _values(knob: Knob) -> list[Value]:
     return [knob.domain.at(i) for i in range(knob.domain.size)]
 
 
-def _lookup(knob: Knob, places: Floats | None) -> Floats:
+def _lookup(places: Floats | None) -> Floats:
     """Of each value; the last entry, which index -1 finds, is for a knob that is not active: the middle."""
     return np.append(np.zeros(1) if places is None else places, 0.5)
 
