@@ -14,11 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from optimizer.errors import ConfigError
 from optimizer.feasible import Feasible
 from optimizer.objective import Goal, Objective
 from optimizer.protocols import Strategy
 from optimizer.readers.recording import Recording
-from optimizer.space import Json, Point
+from optimizer.space import Choice, Json, Point, Value
 from optimizer.trial import Failed, Trial, samples_of
 
 METRIC = "latency_s"
@@ -44,6 +45,14 @@ class Track:
     @property
     def worst(self) -> float:
         return max(self.values.values())
+
+    def choices(self) -> dict[str, tuple[Value, ...]]:
+        """The values of each knob, for racers that know nothing but lists. Raises ConfigError where there is more."""
+        knobs = self.recording.space.knobs
+        found = {k.name: k.domain.values for k in knobs if isinstance(k.domain, Choice) and k.when is None}
+        if len(found) < len(knobs):
+            raise ConfigError(f"{self.name} has ranges or conditions: the racer needs a list of values for every knob.")
+        return found
 
 
 def track_of(name: str, recording: Recording) -> Track:

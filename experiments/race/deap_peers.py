@@ -41,8 +41,8 @@ class Genome(list[int]):
 def genetic(course: Course, seed: int) -> None:
     """DEAP draws from Python's global generator."""
     random.seed(seed)
-    knobs = course.track.recording.space.knobs
-    highest = [knob.domain.size - 1 for knob in knobs]
+    choices = course.track.choices()
+    highest = [len(values) - 1 for values in choices.values()]
     evaluating_s, proposals = 0.0, 0
 
     def evaluate(genome: Genome) -> tuple[float]:
@@ -51,7 +51,7 @@ def genetic(course: Course, seed: int) -> None:
         if proposals > PROPOSALS * course.budget:
             raise GivenUp
         before = perf_counter()
-        value = course.evaluate(Point({k.name: k.domain.at(i) for k, i in zip(knobs, genome, strict=True)}))
+        value = course.evaluate(Point({k: v[i] for (k, v), i in zip(choices.items(), genome, strict=True)}))
         evaluating_s += perf_counter() - before
         return (inf if value is None else value,)
 
@@ -61,7 +61,7 @@ def genetic(course: Course, seed: int) -> None:
     toolbox.register("population", tools.initRepeat, list, toolbox.individual)
     toolbox.register("evaluate", evaluate)
     toolbox.register("mate", tools.cxUniform, indpb=CROSSED)
-    toolbox.register("mutate", tools.mutUniformInt, low=[0] * len(knobs), up=highest, indpb=MUTATED)
+    toolbox.register("mutate", tools.mutUniformInt, low=[0] * len(highest), up=highest, indpb=MUTATED)
     toolbox.register("select", tools.selTournament, tournsize=TOURNAMENT)
     before = perf_counter()
     try:

@@ -50,6 +50,7 @@ except ImportError as error:
 
 PATIENCE = 20_000  # cost calls in a row that bring nothing new
 MS = 1e3
+INVALID = 1e20  # bayes_opt's invalid_value
 STRATEGIES = (
     "random_sample",
     "minimize",
@@ -96,7 +97,7 @@ class Replay:
 
     @classmethod
     def of(cls, track: Track) -> "Replay":
-        tune_params = {k.name: list(values_of(k.domain)) for k in track.recording.space.knobs}
+        tune_params = {name: list(values) for name, values in track.choices().items()}
         points = {tuple(point[name] for name in tune_params): point for point in track.trials}
         cache = {n: dict(zip(tune_params, values, strict=True)) for n, values in enumerate(points)}
         space = Searchspace(None, None, None, from_cache={"tune_params": tune_params, "cache": cache})
@@ -110,10 +111,6 @@ class Replay:
         space._Searchspace__neighbor_cache = {m: {} for m in supported_neighbor_methods}
         space._Searchspace__neighbor_partial_cache = {m: defaultdict(list) for m in supported_neighbor_methods}
         return space
-
-
-def values_of(domain: Any) -> Iterator[Value]:
-    return (domain.at(i) for i in range(domain.size))
 
 
 _replays: dict[int, Replay] = {}  # by the track's id: a Replay keeps its track, so that no other gets the same
@@ -138,7 +135,7 @@ class CourseRunner(Runner):  # type: ignore[misc]
     def get_device_info(self) -> SimpleNamespace:
         return self.dev
 
-    def get_environment(self, tuning_options: Any) -> Json:  # noqa: ARG002
+    def get_environment(self, tuning_options: Any) -> Json:
         return {"device_name": self.dev.name}
 
     def run(self, parameter_space: Sequence[Sequence[Value]], tuning_options: Any) -> list[Json | None]:
@@ -173,14 +170,14 @@ def _failure(error: Any) -> Json:
 
 
 class RepairedCostFunc(CostFunc):  # type: ignore[misc]
-    """Tells bayes_opt of failures in its own word for them (its invalid_value, 1e20), which it then keeps from its model.
+    """Tells bayes_opt of failures in its own word for them, its invalid_value, which it keeps from its model.
 
-    Kernel Tuner 1.5 tells it sys.float_info.max, which it takes for a measured time.
+    Kernel Tuner 1.5 tells it sys.float_info.max, which it takes for a time that was measured.
     """
 
     def eval_all(self, xs: Sequence[Any], check_restrictions: bool = True) -> list[float]:
         costs = super().eval_all(xs, check_restrictions=check_restrictions)
-        return [1e20 if cost == sys.float_info.max else cost for cost in costs]
+        return [INVALID if cost == sys.float_info.max else cost for cost in costs]
 
 
 def _run(name: str, course: Course, seed: int) -> None:
@@ -203,7 +200,7 @@ def _run(name: str, course: Course, seed: int) -> None:
             strategy_map[theirs].tune(space, runner, options)
     except (GivenUp, FinishedRace):
         return
-    except Exception as crash:  # noqa: BLE001 - what a peer's code raises can't be known; ours is let through
+    except Exception as crash:  # what a peer's code raises can't be known; ours is let through
         if _ours(crash):
             raise
         if not course.curve:
@@ -238,7 +235,9 @@ def _lent(name: str, course: Course, seed: int) -> list[tuple[ModuleType, str, o
     hypercube = partial(qmc.LatinHypercube, rng=np.random.default_rng(seed))
     lent: list[tuple[ModuleType, str, object]] = [(qmc, "LatinHypercube", hypercube)]
     if name in ("bayes_opt", "bayes_opt_repaired"):
-        clock = SimpleNamespace(perf_counter=lambda: float(len(course.curve)), perf_counter_ns=lambda: len(course.curve))
+        clock = SimpleNamespace(
+            perf_counter=lambda: float(len(course.curve)), perf_counter_ns=lambda: len(course.curve)
+        )
         lent += [(bayes_opt, "LatinHypercube", hypercube), (bayes_opt, "time", clock)]
     if name == "bayes_opt_repaired":
         lent.append((bayes_opt, "CostFunc", RepairedCostFunc))
