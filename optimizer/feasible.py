@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from optimizer.errors import ConfigError
 from optimizer.expression import Expression
-from optimizer.space import Constraint, Float, Knob, Point, Space, Value, place
+from optimizer.space import Constraint, Float, Knob, Point, Space, Value, closest, place
 
 Rows = NDArray[np.int32]
 """(configurations, knobs): the index of each knob's value in its domain, -1 where the knob is not active."""
@@ -79,6 +79,44 @@ class Feasible:
         for group in self._groups:
             values |= group.sample(rng)
         return Point(values)
+
+    def drawn(self, count: int, rng: Random) -> Rows:
+        """(count, knobs): rows drawn at random, as `sample` draws points. Of a space without continuous knobs."""
+        table = np.full((count, len(self.space.knobs)), -1, dtype=np.int32)
+        column = {k.name: i for i, k in enumerate(self.space.knobs)}
+        for group in self._groups:
+            part = table[:, [column[k.name] for k in group.knobs]]
+            if group.size is not None:
+                part = group.table[[rng.randrange(group.size) for _ in range(count)]]
+            else:
+                for row in part:
+                    values = group.sample(rng)
+                    row[:] = [_index(k, values) for k in group.knobs]
+            table[:, [column[k.name] for k in group.knobs]] = part
+        return table
+
+    def repaired(self, rows: Rows) -> Rows:
+        """The valid ones among rows that somebody changed: knobs that a change has switched on take their defaults,
+        those that it has switched off lose their value, and rows that break a constraint are left out."""
+        knobs = self.space.knobs
+        table = rows.copy()
+        for i, knob in enumerate(knobs):
+            assert not isinstance(knob.domain, Float)
+            default = knob.domain.index(closest(knob.domain, knob.default))
+            active = np.ones(len(table), dtype=bool)
+            if knob.when is not None:
+                active = _kept(table, knobs[:i], knob.when, where_inactive=False)
+            table[:, i] = np.where(active, np.where(table[:, i] < 0, default, table[:, i]), -1)
+        valid = np.ones(len(table), dtype=bool)
+        for constraint in self.space.constraints:
+            valid &= _kept(table, knobs, constraint.expression, where_inactive=True)
+        if self.space.only is not None:
+            valid &= np.array([row.tobytes() in self._listed for row in table], dtype=bool)
+        return table[valid]
+
+    @cached_property
+    def _listed(self) -> frozenset[bytes]:
+        return frozenset(row.tobytes() for row in self.rows)
 
     def neighbours(self, point: Point) -> Iterator[Point]:
         """The valid points that differ from this one in a single knob (and in the knobs that it switches on, which take

@@ -38,7 +38,7 @@ class AutoSampler(BaseSampler):
         *,
         seed: int | None = None,
         startup: int = 8,
-        refit: int = 5,
+        refit: float = 0.06,
         constraints_func: Constraints | None = None,
     ) -> None:
         self._seed = Random().randrange(2**31) if seed is None else seed

@@ -51,7 +51,7 @@ class Encoding:
 
     def __init__(self, knobs: Sequence[Knob]) -> None:
         self._knobs = tuple(knobs)
-        ordinal = [k for k in knobs if k.domain.ordered and k.domain.size != 1]
+        ordinal = [k for k in knobs if k.domain.size != 1 and (k.domain.ordered or _two(k))]
         finite = {k.name: k for k in knobs if not isinstance(k.domain, Float) and k.domain.size > 1}
         self._ordinal = [(k, _lookup(_scaled(k))) for k in ordinal]
         self._derived = [(k, _lookup(halvings)) for k in finite.values() if (halvings := _halvings(k)) is not None]
@@ -63,7 +63,9 @@ class Encoding:
         numbers = len(self._ordinal) + len(self._derived) + len(self._products)
         blocks = [np.full(width, numbers + i) for i, width in enumerate(widths)]
         self.term: Ints = np.concatenate([np.arange(numbers), *blocks]).astype(np.intp)
-        means = [ORDINAL] * len(self._ordinal) + [DERIVED] * (numbers - len(self._ordinal))
+        means = [ORDINAL if k.domain.ordered else CATEGORY for k in ordinal] + [DERIVED] * (
+            numbers - len(self._ordinal)
+        )
         self.prior: Floats = np.array(means + [CATEGORY] * len(widths))
         self._starts = numbers + np.concatenate([[0], np.cumsum(widths)]).astype(int)
 
@@ -106,7 +108,12 @@ def _has_categories(knob: Knob) -> bool:
     size = knob.domain.size
     if size is None or size == 1:
         return size == 1 and knob.when is not None
-    return knob.when is not None or size >= HAMMING_FROM or not knob.domain.ordered
+    return knob.when is not None or size >= HAMMING_FROM or not (knob.domain.ordered or _two(knob))
+
+
+def _two(knob: Knob) -> bool:
+    """A switch is either way, which a single number tells, unless a condition adds a third way."""
+    return knob.domain.size == 2 and knob.when is None
 
 
 def _values(knob: Knob) -> list[Value]:
@@ -218,22 +225,68 @@ class Surrogate:
             out[g] = np.maximum(norms[:, None] + norms - 2.0 * part @ part.T, 0.0)
         return out
 
-    def posterior(
-        self, seen: Table, values: Floats, at: Table, *, noise: float | None = None, signal: float | None = None
-    ) -> tuple[Floats, Floats]:
-        """Mean and standard deviation at (m, columns) configurations (ibid., eq. 2.23 and 2.24)."""
-        scale = np.sqrt(np.exp(self._weights.terms))[self._encoding.term].astype(np.float32)
-        signal = math.exp(self._weights.signal) if signal is None else signal
-        noise = math.exp(self._weights.noise) if noise is None else noise
-        known, asked = seen * scale, at * scale
-        own = signal * _matern(_distances(known.astype(float), known.astype(float)))[0]
-        lower = _cholesky(own + (noise + JITTER) * np.eye(len(seen)))
-        inverse = np.linalg.inv(lower)
-        across = np.float32(signal) * _matern(_distances(asked, known))[0]
-        reached = across @ inverse.T.astype(np.float32)
-        mean = reached @ (inverse @ values).astype(np.float32)
-        variance = np.maximum(signal - (reached**2).sum(axis=1), 1e-9)
-        return mean.astype(float), np.sqrt(variance).astype(float)
+    def outlook(self, at: Table, *, signal: float | None = None, noise: float | None = None) -> "Outlook":
+        """At (m, columns) configurations, before anything is observed."""
+        return Outlook(
+            np.sqrt(np.exp(self._weights.terms))[self._encoding.term].astype(np.float32),
+            math.exp(self._weights.signal) if signal is None else signal,
+            math.exp(self._weights.noise) if noise is None else noise,
+            at,
+        )
+
+
+class Outlook:
+    """The posterior at fixed configurations (ibid., eq. 2.23 and 2.24), which grows with what is observed.
+
+    With L Lᵀ the covariance of the observed and V = L⁻¹ k(observed, at), the mean is Vᵀ L⁻¹ y and the variance
+    k − Σ V²: an observation appends a row to each, and nothing is computed twice. An observation whose value is not
+    known yet counts as what is expected of it: a 0 in L⁻¹ y.
+    """
+
+    def __init__(self, scale: Table, signal: float, noise: float, at: Table) -> None:
+        self._scale, self._signal, self._noise = scale, signal, noise
+        self._at = at * scale
+        self._norms = (self._at**2).sum(axis=1)
+        self._observed = np.zeros((0, at.shape[1]), dtype=np.float32)
+        self._inverse = np.zeros((0, 0))  # L⁻¹
+        self._reached = np.zeros((64, len(at)), dtype=np.float32)  # V, in its first rows
+        self._variance = np.full(len(at), signal, dtype=np.float32)
+
+    def observe(self, rows: Table) -> None:
+        """(n, columns) more."""
+        new, old = rows * self._scale, self._observed
+        n, m = len(old), len(old) + len(new)
+        own = self._signal * _matern(_distances(new.astype(float), new.astype(float)))[0]
+        own += (self._noise + JITTER) * np.eye(len(new))
+        across = self._signal * _matern(_distances(new.astype(float), old.astype(float)))[0] @ self._inverse.T
+        corner = np.linalg.inv(_cholesky(own - across @ across.T))
+        inverse = np.zeros((m, m))
+        inverse[:n, :n], inverse[n:, n:] = self._inverse, corner
+        inverse[n:, :n] = -corner @ across @ self._inverse
+        if m > len(self._reached):
+            self._reached = np.concatenate([self._reached, np.zeros((max(64, m), len(self._at)), dtype=np.float32)])
+        gaps = np.maximum((new**2).sum(axis=1)[:, None] + self._norms - 2.0 * (new @ self._at.T), 0.0)
+        kernel = np.float32(self._signal) * _covariance(gaps)
+        kernel -= across.astype(np.float32) @ self._reached[:n]
+        self._reached[n:m] = corner.astype(np.float32) @ kernel
+        self._variance -= (self._reached[n:m] ** 2).sum(axis=0)
+        self._observed, self._inverse = np.concatenate([old, new]), inverse
+
+    def posterior(self, values: Floats) -> tuple[Floats, Floats]:
+        """Mean and standard deviation at each configuration; `values` are those of the first observed."""
+        n = len(values)
+        mean = (self._inverse[:n, :n] @ values).astype(np.float32) @ self._reached[:n]
+        return mean.astype(float), np.sqrt(np.maximum(self._variance, 1e-9)).astype(float)
+
+
+def _covariance(r2: Table) -> Table:
+    """Of a unit signal; overwrites its argument."""
+    r = np.sqrt(5.0 * r2)
+    r2 *= 5.0 / 3.0
+    r2 += 1.0 + r
+    np.negative(r, out=r)
+    r2 *= np.exp(r, out=r)
+    return r2
 
 
 def _distances(a: Numbers, b: Numbers) -> Numbers:

@@ -27,8 +27,9 @@ def test_distances_are_the_kernels_terms() -> None:
     a, b = (next(i for i, p in enumerate(points) if p["tile"] == t and p["layout"] == "row") for t in (16, 64))
     squares = np.zeros(encoding.terms)
     np.add.at(squares, encoding.term, (rows[a] - rows[b]).astype(float) ** 2)
-    # tile: from one end to the other (log2); halvings: 4 of 16 against 6 of 64, of a range of 2; its category; layout
-    assert squares == pytest.approx([1.0, 1.0, 1.0, 0.0])
+    # tile: from one end to the other (log2); layout, a switch; tile's halvings: 4 of 16 against 6 of 64, of a range of
+    # 2; its category
+    assert squares == pytest.approx([1.0, 0.0, 1.0, 1.0])
     assert encoding.points([points[a]])[0] == pytest.approx(rows[a])
 
 
@@ -47,9 +48,27 @@ def test_the_posterior_agrees_with_the_formulas() -> None:
     inverse = np.linalg.inv(kernel(seen, seen) + (0.01 + 1e-6) * np.eye(5))
     mean = kernel(at, seen) @ inverse @ y
     deviation = np.sqrt(1 - np.einsum("ij,jk,ik->i", kernel(at, seen), inverse, kernel(at, seen)))
-    found = Surrogate(encoding).posterior(seen, y, at, noise=0.01, signal=1.0)
-    assert found[0] == pytest.approx(mean, abs=1e-3)
-    assert found[1] == pytest.approx(deviation, abs=1e-3)
+    for parts in ([seen], [seen[:2], seen[2:]], [seen[i : i + 1] for i in range(5)]):
+        outlook = Surrogate(encoding).outlook(at, noise=0.01, signal=1.0)
+        for part in parts:
+            outlook.observe(part)
+        found = outlook.posterior(y)
+        assert found[0] == pytest.approx(mean, abs=1e-3)
+        assert found[1] == pytest.approx(deviation, abs=1e-3)
+
+
+def test_what_is_waited_for_counts_as_expected() -> None:
+    """The mean stays as it was; only the doubt shrinks (Kriging believer)."""
+    space = Space((knob("x", Int(1, 8)),))
+    encoding = Encoding(space.knobs)
+    rows = encoding.rows(Feasible(space).rows)
+    outlook = Surrogate(encoding).outlook(rows)
+    outlook.observe(rows[:2])
+    mean, deviation = outlook.posterior(np.array([0.5, -1.0]))
+    outlook.observe(rows[5:6])
+    after, surer = outlook.posterior(np.array([0.5, -1.0]))
+    assert after == pytest.approx(mean, abs=1e-6)
+    assert surer[5] < 0.1 * deviation[5]
 
 
 def test_fitting_finds_the_knob_that_matters() -> None:
