@@ -395,7 +395,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("files", nargs="*", type=Path, help="caches of Kernel Tuner; without: conv, conv_milo, pnpoly")
     parser.add_argument("--strategies", default=f"auto,genetic,tpe,random,kt:genetic_algorithm,{RANDOM}")
     parser.add_argument("--repeats", type=int, default=25)
-    parser.add_argument("--random-repeats", type=int, default=100, help=f"of {RANDOM}, which the check needs exactly")
+    parser.add_argument("--random-repeats", type=int, default=300, help=f"of {RANDOM}, which the check needs exactly")
     parser.add_argument("--cutoff", type=float, default=0.95)
     parser.add_argument("--tolerance", type=float, default=TOLERANCE, help="how far from 0 random search may score")
     parser.add_argument("--processes", type=int, default=physical_cores())
