@@ -142,9 +142,10 @@ class Run:
     curve: tuple[float, ...]  # best so far over the optimum, after each evaluation; as long as the budget
     seconds: tuple[float, ...]  # simulated
     ask_ms: float  # of asking and telling, an evaluation
+    made_of: str = ""  # hash of the recording and of the strategy's options or source: what a kept run is known by
 
 
-def raced(track: Track, strategy: str, racer: Racer, seed: int, budget: int) -> Run:
+def raced(track: Track, strategy: str, racer: Racer, seed: int, budget: int, made_of: str = "") -> Run:
     """A strategy that gives up before the budget is spent keeps what it has."""
     course = Course.start(track, budget)
     with suppress(FinishedRace):
@@ -153,7 +154,8 @@ def raced(track: Track, strategy: str, racer: Racer, seed: int, budget: int) -> 
     seconds = course.seconds or [0.0]
     ask_ms = 1000.0 * course.asked_s / len(curve)
     short = budget - len(curve)
-    return Run(track.name, strategy, seed, (*curve, *[curve[-1]] * short), (*seconds, *[seconds[-1]] * short), ask_ms)
+    held = (*curve, *[curve[-1]] * short), (*seconds, *[seconds[-1]] * short)
+    return Run(track.name, strategy, seed, *held, ask_ms, made_of)
 
 
 @dataclass(frozen=True)

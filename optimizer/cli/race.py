@@ -1,5 +1,6 @@
 """Strategies against each other on recorded spaces: runs in processes, a table, curves, a file to go on from."""
 
+import hashlib
 import json
 import os
 import sys
@@ -11,11 +12,13 @@ from importlib import util
 from multiprocessing import get_context
 from pathlib import Path
 
-from optimizer.config import racer_of, strategy_names
+from optimizer import __version__
+from optimizer.config import options_of, racer_of, strategy_names
 from optimizer.device import physical_cores
 from optimizer.errors import ConfigError, nearest
 from optimizer.race import CHECKPOINTS, Racer, Run, Standings, Track, geometric_mean, raced, standings, track_of
 from optimizer.readers.recording import key_of, recording
+from optimizer.space import digest
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -72,9 +75,15 @@ def _keys(files: Sequence[Path]) -> dict[str, Path]:
 
 
 def _run_all(keys: dict[str, Path], strategies: Sequence[str], budget: int, repeats: int, kept: Path) -> list[Run]:
-    """Every run, those that an earlier race with the same budget has kept included."""
-    wanted = [(space, name, seed) for space in keys for name in strategies for seed in range(repeats)]
-    known = {(r.space, r.strategy, r.seed): r for r in _kept(kept) if len(r.curve) == budget}
+    """Every run, those that an earlier race of the same recordings and strategies with the same budget has kept
+    included."""
+    made_of = {(space, name): _made_of(file, name) for space, file in keys.items() for name in strategies}
+    wanted = [(space, name, seed) for space, name in made_of for seed in range(repeats)]
+    known = {
+        (r.space, r.strategy, r.seed): r
+        for r in _kept(kept)
+        if len(r.curve) == budget and r.made_of == made_of.get((r.space, r.strategy))
+    }
     left = [job for job in wanted if job not in known]
     if left:
         os.environ.update(dict.fromkeys(THREADS, "1"))  # the processes share the cores among themselves
@@ -82,7 +91,10 @@ def _run_all(keys: dict[str, Path], strategies: Sequence[str], budget: int, repe
             ProcessPoolExecutor(physical_cores(), mp_context=get_context("spawn")) as pool,
             kept.open("a", encoding="utf-8") as file,
         ):
-            started = [pool.submit(_one, str(keys[space]), space, name, seed, budget) for space, name, seed in left]
+            started = [
+                pool.submit(_one, str(keys[space]), space, name, seed, budget, made_of[space, name])
+                for space, name, seed in left
+            ]
             try:
                 for done, future in enumerate(as_completed(started), start=1):
                     run = future.result()
@@ -118,8 +130,16 @@ def _kept(path: Path) -> list[Run]:
     return found
 
 
-def _one(file: str, space: str, strategy: str, seed: int, budget: int) -> Run:
-    return raced(_track(file, space), strategy, _racer(strategy), seed, budget)
+def _one(file: str, space: str, strategy: str, seed: int, budget: int, made_of: str) -> Run:
+    return raced(_track(file, space), strategy, _racer(strategy), seed, budget, made_of)
+
+
+@cache
+def _made_of(file: Path, name: str) -> str:
+    """A run of another recording, of other options or of another version is another run, whatever it is called."""
+    source, colon, _ = name.partition(".py:")
+    made = Path(f"{source}.py").read_bytes().hex() if colon else [__version__, options_of(name)]
+    return digest([hashlib.sha256(file.read_bytes()).hexdigest(), made])
 
 
 @cache

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from optimizer.config.compose import Composed, Files, nested, sorted_words
 from optimizer.config.objects import Setup, setup_of, strategy_for
@@ -49,10 +50,15 @@ def strategy_names() -> Sequence[str]:
     return files().options("strategy")
 
 
+def options_of(name: str) -> dict[str, Any]:
+    """A strategy's configured options; of NAME@N those of NAME."""
+    return {k: v for k, v in files().text(f"strategy/{name.partition('@')[0]}").items() if k != "name"}
+
+
 def racer_of(name: str) -> Racer:
     """A strategy on a race course, with its configured options. NAME@N asks for N points before it is told of them."""
     plain, _, batch = name.partition("@")
-    options = {k: v for k, v in files().text(f"strategy/{plain}").items() if k != "name"}
+    options = options_of(plain)
 
     def make(feasible: Feasible, seed: int) -> Strategy:
         return strategy_for(Part(plain, options), GOAL, seed, feasible, ())
@@ -67,5 +73,6 @@ def _thread_counts(cores: int) -> str:
 
 
 __all__ = [
-    "COMPILERS", "Composed", "Files", "Setup", "composed", "files", "load", "nested", "racer_of", "strategy_names",
+    "COMPILERS", "Composed", "Files", "Setup", "composed", "files", "load", "nested", "options_of", "racer_of",
+    "strategy_names",
 ]  # fmt: skip

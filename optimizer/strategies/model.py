@@ -41,6 +41,7 @@ DOUBTFUL, LAST_RESORT = 0.1, 1e6  # what has a smaller chance to work comes afte
 AMBITION = 1.0  # standard deviations of the values by which every other ask wants the best beaten
 TAIL = -4.0  # deviations below the best from which the asymptote of the expected improvement is taken
 LABEL_SIGNAL, LABEL_NOISE = 0.25, 0.01  # variances of the process that learns what works: its labels are 0 and 1
+LABEL_WEIGHT = 25.0  # most that a term weighs there: what works a fifth of a knob's range away still tells something
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class ModelProposer:
         self._rng = np.random.default_rng(seed)
         self._candidates = _candidates(feasible, encoding, Random(f"pool {seed}"))
         self._speed = View(Surrogate(encoding))
-        self._chance = View(Surrogate(encoding), signal=LABEL_SIGNAL, noise=LABEL_NOISE)
+        self._chance = View(Surrogate(encoding, LABEL_WEIGHT), signal=LABEL_SIGNAL, noise=LABEL_NOISE)
         self._objectives = objectives
         self._rows: list[Table] = []  # of every accepted point, in the order of acceptance
         self._points: list[Point] = []

@@ -186,8 +186,10 @@ class Weights:
 class Surrogate:
     """A Gaussian process over encoded configurations."""
 
-    def __init__(self, encoding: Encoding) -> None:
-        self._encoding = encoding
+    def __init__(self, encoding: Encoding, most: float = math.inf) -> None:
+        """`most`: that a term may weigh. A step, as from working to failing, has no width, and would be taken for a
+        function that nothing can be told of between two points."""
+        self._encoding, self._most = encoding, math.log(most)
         self._weights = Weights(encoding.prior.copy())
 
     def fit(self, x: Table, y: Floats, steps: int = FIT_STEPS) -> None:
@@ -200,7 +202,7 @@ class Surrogate:
         sds = np.concatenate([np.full(len(prior), TERM_SD), [SIGNAL_SD, NOISE_SD]])
         vector = np.concatenate([start, [self._weights.signal, self._weights.noise]])
         found = _descended(vector, squares, y, means, sds, steps)
-        self._weights = Weights(found[:-2][groups], float(found[-2]), float(found[-1]))
+        self._weights = Weights(np.minimum(found[:-2], self._most)[groups], float(found[-2]), float(found[-1]))
 
     def _groups(self, x: Table, y: Floats) -> Ints:
         """(terms,) → its weight: its own, or, of many, the one that those share which tell least of y by themselves."""

@@ -71,6 +71,18 @@ def test_a_line_torn_by_a_kill_is_run_again(place: Path) -> None:
     assert again["kernel-GPU"]["random"]["ratio"] == found["kernel-GPU"]["random"]["ratio"]
 
 
+def test_runs_of_another_recording_or_racer_are_not_taken_over(place: Path) -> None:
+    words = ("--strategies", "mine.py:shuffled", "--budget", "10", "--repeats", "1")
+    raced(place, *words)
+    runs = place / "race/runs.jsonl"
+    (place / "mine.py").write_text(RACER.replace("shuffle(points)", "shuffle(points[:4])"))
+    raced(place, *words)
+    assert len(runs.read_text().splitlines()) == 2
+    (place / "kernel-GPU.json").write_text((place / "kernel-GPU.json").read_text().replace("10.0", "20.0"))
+    raced(place, *words)
+    assert len(runs.read_text().splitlines()) == 3
+
+
 def test_a_table_for_people(place: Path) -> None:
     said = command("race", "kernel-GPU.json", "--strategies", "random", "--budget", "25", "--repeats", "2", cwd=place)
     assert "| kernel-GPU | random |" in said.stdout

@@ -198,18 +198,25 @@ def test_the_sampler_takes_trials_of_others_into_account() -> None:
     assert study.best_value == 0.0
 
 
-def test_several_objectives_and_constraints() -> None:
+def constrained(seed: int) -> list[float]:
+    """The x that are tried where less is better by both objectives, but nothing below 0.3 keeps the limit."""
+
     def two(trial: optuna.Trial) -> tuple[float, float]:
         x = trial.suggest_float("x", 0, 1)
         trial.set_user_attr("limit", 0.3 - x)
         return x, (1 - x) ** 2
 
-    sampler = AutoSampler(seed=0, constraints_func=lambda t: (t.user_attrs["limit"],))
+    sampler = AutoSampler(seed=seed, constraints_func=lambda t: (t.user_attrs["limit"],))
     study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
     study.optimize(two, n_trials=30)
-    tried = [t.params["x"] for t in study.trials]
+    return [t.params["x"] for t in study.trials]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_several_objectives_and_constraints(seed: int) -> None:
+    tried = constrained(seed)
     assert min(x for x in tried if x >= 0.3) < 0.32, "the best lies where the limit begins"
-    assert sum(x < 0.2 for x in tried[20:]) <= 1, "what breaks it by much is left alone once that is known"
+    assert all(x > 0.2 for x in tried[15:]), "what breaks it by much is left alone once that is known"
 
 
 def test_a_space_that_is_tried_out_goes_on_at_random() -> None:
