@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from optimizer.config.compose import Composed, Tree
+from optimizer.config.prior import known_of
 from optimizer.config.spaces import space_of
 from optimizer.config.targets import Machine, Made, made_target
 from optimizer.device import physical_cores
@@ -22,6 +23,7 @@ from optimizer.objective import STATISTICS, Bound, Direction, Goal, Limit, Objec
 from optimizer.protocols import Strategy
 from optimizer.recipe import Budget, Confirm, Part, Plan, Recipe
 from optimizer.space import Point, Space, Value, contains
+from optimizer.strategies.prior import Known
 from optimizer.strategies.proposals import Proposals, Proposer
 
 T = TypeVar("T")
@@ -49,6 +51,7 @@ class Setup:
     study: str
     workers: int
     settings: Settings
+    prior: tuple[Known, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -59,7 +62,7 @@ class Setup:
         return self.folder / "journal.jsonl"
 
     def strategy(self) -> Strategy:
-        return strategy_of(self.recipe, self.feasible)
+        return strategy_of(self.recipe, self.feasible, self.prior)
 
 
 def setup_of(composed: Composed, today: date) -> Setup:
@@ -79,10 +82,14 @@ def setup_of(composed: Composed, today: date) -> Setup:
     feasible = Feasible(made.space)
     budget = _filled(Budget, tree["budget"], "budget")
     _check_budget(budget)
+    options = {k: v for k, v in tree["strategy"].items() if k != "name"}
+    prior = known_of(options.get("prior"), studies_dir, goal, made.space)
+    if prior:
+        options["prior"] = [k.document() for k in prior]
     recipe = Recipe(
         target=Part(tree["target"]["name"], dict(made.target.fingerprint())),
         space=made.space,
-        strategy=Part(tree["strategy"]["name"], {k: v for k, v in tree["strategy"].items() if k != "name"}),
+        strategy=Part(tree["strategy"]["name"], options),
         goal=goal,
         plan=plan,
         confirm=confirm,
@@ -102,17 +109,21 @@ def setup_of(composed: Composed, today: date) -> Setup:
         study=study,
         workers=_workers(tree["executor"]),
         settings=Settings(composed.words, composed.choices, composed.spaces),
+        prior=prior,
     )
 
 
-def strategy_of(recipe: Recipe, feasible: Feasible) -> Strategy:
+def strategy_of(recipe: Recipe, feasible: Feasible, prior: Sequence[Known] = ()) -> Strategy:
     """A new strategy at its beginning; raises ConfigError where it does not fit the space."""
-    return strategy_for(recipe.strategy, recipe.goal, recipe.seed, feasible, recipe.start)
+    return strategy_for(recipe.strategy, recipe.goal, recipe.seed, feasible, recipe.start, prior)
 
 
-def strategy_for(part: Part, goal: Goal, seed: int, feasible: Feasible, start: Sequence[Point]) -> Strategy:
-    """The same of its parts."""
-    proposer = _proposer(part, len(goal.objectives), seed, feasible)
+def strategy_for(
+    part: Part, goal: Goal, seed: int, feasible: Feasible, start: Sequence[Point], prior: Sequence[Known] = ()
+) -> Strategy:
+    """The same of its parts. `prior` is what the option of that name names by hash."""
+    options = {**part.options, **({"prior": prior} if "prior" in part.options else {})}
+    proposer = _proposer(Part(part.name, options), len(goal.objectives), seed, feasible)
     return Proposals(proposer, feasible, goal, Random(f"nearest {seed}"), start)
 
 

@@ -17,161 +17,26 @@ Knowles 2006).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer.errors import ConfigError
-from optimizer.feasible import Feasible, Rows
+from optimizer.feasible import Feasible
 from optimizer.objective import Score
-from optimizer.space import Float, Point
-from optimizer.strategies.surrogate import Encoding, Floats, Outlook, Surrogate, Table
+from optimizer.space import Point
+from optimizer.strategies.candidates import Offer, candidates_of
+from optimizer.strategies.prior import Known, Prior
+from optimizer.strategies.surrogate import Encoding, Floats, Outlook, Surrogate, Table, compressed
 
-LISTED = 50_000  # configurations up to which all are looked at
-POOL = 500  # random configurations looked at where not all can be
-FRESH = 100  # of them drawn anew at each ask
 ELITE = 5  # best ones whose neighbours and children are looked at
-NEAR, BROOD = 800, 400  # neighbours and children of the best that are looked at
-WIDEST = 64  # values of one knob that are tried on the best
 SPREAD = 1000  # random configurations of which the farthest from all known ones starts the search
 DOUBTFUL, LAST_RESORT = 0.1, 1e6  # what has a smaller chance to work comes after everything that has a larger one
+SEEDS = 4  # points that a prior names, every other one of the first
 AMBITION = 1.0  # standard deviations of the values by which every other ask wants the best beaten
 TAIL = -4.0  # deviations below the best from which the asymptote of the expected improvement is taken
 LABEL_SIGNAL, LABEL_NOISE = 0.25, 0.01  # variances of the process that learns what works: its labels are 0 and 1
 LABEL_WEIGHT = 25.0  # most that a term weighs there: what works a fifth of a knob's range away still tells something
-
-
-@dataclass(frozen=True)
-class Offer:
-    """Configurations to choose from: (m, columns) encoded, and which of them are unknown."""
-
-    rows: Table
-    free: NDArray[np.bool_]
-
-
-class Candidates(Protocol):
-    """The configurations that a search looks at."""
-
-    def offer(self, best: Sequence[Point]) -> Offer:
-        """`rows` is the same array as long as the same are looked at."""
-        ...
-
-    def point(self, index: int) -> Point:
-        """What stands in a row of the last offer."""
-        ...
-
-    def take(self, point: Point) -> Table:
-        """Its row; from now on it is known."""
-        ...
-
-
-class Listed:
-    """All valid configurations."""
-
-    def __init__(self, feasible: Feasible, encoding: Encoding) -> None:
-        self._feasible = feasible
-        self._rows = encoding.rows(feasible.rows)
-        self._index = {row.tobytes(): i for i, row in enumerate(feasible.rows)}
-        self._free = np.ones(len(self._rows), dtype=bool)
-
-    def offer(self, best: Sequence[Point]) -> Offer:
-        return Offer(self._rows, self._free)
-
-    def point(self, index: int) -> Point:
-        return self._feasible.point(self._feasible.rows[index])
-
-    def take(self, point: Point) -> Table:
-        index = self._index[self._feasible.row(point).tobytes()]
-        self._free[index] = False
-        return self._rows[index : index + 1]
-
-
-class Bred:
-    """Of a space too large to list: random configurations, neighbours of the best, and children of the best, with a
-    few knobs of each changed. In a space of hundreds of knobs a random configuration is hardly ever good, and one knob
-    is hardly ever enough."""
-
-    def __init__(self, feasible: Feasible, encoding: Encoding, rng: Random) -> None:
-        self._feasible, self._encoding, self._rng = feasible, encoding, rng
-        self._sizes = np.array([k.domain.size for k in feasible.space.knobs])
-        self._random = feasible.drawn(POOL, rng)
-        self._known: set[bytes] = set()
-        self._rows = self._random
-
-    def offer(self, best: Sequence[Point]) -> Offer:
-        self._random = np.concatenate([self._feasible.drawn(FRESH, self._rng), self._random])[:POOL]
-        offered = [self._random]
-        if best:
-            elite = np.array([self._feasible.row(p) for p in best])
-            offered += [self._neighbours(elite), self._children(elite)]
-        rows = np.unique(np.concatenate(offered), axis=0)
-        self._rows = rows[[row.tobytes() not in self._known for row in rows]]
-        return Offer(self._encoding.rows(self._rows), np.ones(len(self._rows), dtype=bool))
-
-    def _neighbours(self, elite: Rows) -> Rows:
-        """Of each the configurations that differ in one knob; a random share of them where they are many."""
-        moves = [(i, j) for i, size in enumerate(self._sizes) for j in range(min(size, WIDEST))]
-        if len(moves) * len(elite) > NEAR:
-            moves = self._rng.sample(moves, NEAR // len(elite))
-        table = np.repeat(elite, len(moves), axis=0)
-        knobs, values = np.array(moves).T
-        table[np.arange(len(table)), np.tile(knobs, len(elite))] = np.tile(values, len(elite))
-        return self._feasible.repaired(table)
-
-    def _children(self, elite: Rows) -> Rows:
-        """A mother, some knobs of a father, and some knobs changed: one on average, then two, four, eight."""
-        rng = np.random.default_rng(self._rng.randrange(2**32))
-        mothers, fathers = elite[rng.integers(len(elite), size=(2, BROOD))]
-        table = np.where(rng.random(mothers.shape) < 0.5 * rng.integers(2, size=(BROOD, 1)), fathers, mothers)
-        changed = rng.random(table.shape) < 2.0 ** rng.integers(4, size=(BROOD, 1)) / table.shape[1]
-        table = np.where(changed, rng.integers(self._sizes, size=table.shape), table).astype(np.int32)
-        return self._feasible.repaired(table)
-
-    def point(self, index: int) -> Point:
-        return self._feasible.point(self._rows[index])
-
-    def take(self, point: Point) -> Table:
-        row = self._feasible.row(point)
-        self._known.add(row.tobytes())
-        return self._encoding.rows(row[None])
-
-
-class Drawn:
-    """Of a space with continuous knobs: random configurations, renewed little by little, and neighbours of the best."""
-
-    def __init__(self, feasible: Feasible, encoding: Encoding, rng: Random) -> None:
-        self._feasible, self._encoding, self._rng = feasible, encoding, rng
-        self._random: list[Point] = []
-        self._known: set[Point] = set()
-        self._offered: dict[Point, Table] = {}
-
-    def offer(self, best: Sequence[Point]) -> Offer:
-        drawn = [self._feasible.sample(self._rng) for _ in range(FRESH if self._random else POOL)]
-        self._random = (drawn + self._random)[:POOL]
-        near = [p for b in best for p in self._feasible.neighbours(b)]
-        offered = [p for p in dict.fromkeys([*near, *self._random]) if p not in self._known]
-        new = [p for p in offered if p not in self._offered]
-        rows = dict(zip(new, self._encoding.points(new), strict=True)) if new else {}
-        self._offered = {p: self._offered[p] if p in self._offered else rows[p] for p in offered}
-        return Offer(np.array(list(self._offered.values()), dtype=np.float32), np.ones(len(offered), dtype=bool))
-
-    def point(self, index: int) -> Point:
-        return list(self._offered)[index]
-
-    def take(self, point: Point) -> Table:
-        self._known.add(point)
-        return self._encoding.points([point])
-
-
-def _candidates(feasible: Feasible, encoding: Encoding, rng: Random) -> Candidates:
-    if any(isinstance(k.domain, Float) for k in feasible.space.knobs):
-        return Drawn(feasible, encoding, rng)
-    if feasible.enumerable and (feasible.count or 0) <= LISTED:
-        return Listed(feasible, encoding)
-    return Bred(feasible, encoding, rng)
 
 
 class View:
@@ -202,19 +67,31 @@ class View:
 
 class ModelProposer:
     """`startup`: points that lie far apart before the model speaks. `refit`: its weights are fitted anew when the
-    results have grown by this share, so that fitting stays cheap when they are many."""
+    results have grown by this share, so that fitting stays cheap when they are many. `prior`: what is known of the
+    space from elsewhere (prior.py)."""
 
     def __init__(
-        self, feasible: Feasible, objectives: int, seed: int, *, startup: int = 8, refit: float = 0.06
+        self,
+        feasible: Feasible,
+        objectives: int,
+        seed: int,
+        *,
+        startup: int = 8,
+        refit: float = 0.06,
+        prior: Sequence[Known] = (),
     ) -> None:
         if startup < 2 or not refit >= 0:
             raise ConfigError("strategy.startup is at least 2 and strategy.refit not negative.")
+        if prior and objectives > 1:
+            raise ConfigError("strategy.prior takes one objective: of several no single order can be carried over.")
         encoding = Encoding(feasible.space.knobs)
         self._startup, self._refit = startup, refit
         self._rng = np.random.default_rng(seed)
-        self._candidates = _candidates(feasible, encoding, Random(f"pool {seed}"))
+        self._candidates = candidates_of(feasible, encoding, Random(f"pool {seed}"))
         self._speed = View(Surrogate(encoding))
         self._chance = View(Surrogate(encoding, LABEL_WEIGHT), signal=LABEL_SIGNAL, noise=LABEL_NOISE)
+        self._prior = Prior(prior, encoding) if prior else None
+        self._seeds = SEEDS if prior else 0  # points left to take from the prior
         self._objectives = objectives
         self._rows: list[Table] = []  # of every accepted point, in the order of acceptance
         self._points: list[Point] = []
@@ -225,6 +102,9 @@ class ModelProposer:
         offer = self._candidates.offer(self._best())
         if not offer.free.any():
             return None
+        if self._prior and self._seeds and len(self._points) % 2 == 0:
+            self._seeds -= 1
+            return self._candidates.point(self._prior.best(offer, self._seeds))
         measured = sum(s.losses is not None for s in self._scores.values())
         if len(self._points) < self._startup or measured < 2:
             return self._candidates.point(self._farthest(offer))
@@ -260,18 +140,23 @@ class ModelProposer:
         scores = [self._scores[self._points[i]] for i in told]
         measured = [i for i, s in zip(told, scores, strict=True) if s.losses is not None]
         works = np.array([s.feasible for s in scores], dtype=float)
-        values = self._values([s.losses for s in scores if s.losses is not None])
+        losses = self._losses([s.losses for s in scores if s.losses is not None])
+        expected, at_rows = np.zeros(len(losses)), np.zeros(len(rows))
+        if self._prior:
+            expected, at_rows = self._prior.expected(self._table(measured), losses, rows)
+        centre, spread = (losses - expected).mean(), (losses - expected).std() + 1e-9
+        values = (losses - expected - centre) / spread  # of mean 0 and variance 1
         rate = (works.sum() + 1.0) / (len(works) + 2.0)
         if len(told) >= max(self._fitted + 1, self._fitted * (1.0 + self._refit)):
             self._speed.fit(self._table(measured), values)
             if not works.all():
                 self._chance.fit(self._table(told), (works - rate) / math.sqrt(rate * (1.0 - rate)))
             self._fitted = len(told)
-        fine = [v for v, s in zip(values, [s for s in scores if s.losses is not None], strict=True) if s.feasible]
+        fine = [v for v, s in zip(losses, [s for s in scores if s.losses is not None], strict=True) if s.feasible]
         waiting = [i for i, p in enumerate(self._points) if p not in self._scores]
         mean, deviation = self._speed.posterior(self._rows, [*measured, *waiting], values, rows)
         ambitious = self._objectives == 1 and len(self._points) % 2 == 1  # several objectives move the target anyway
-        target = min(fine, default=0.0) - (AMBITION if ambitious else 0.0)
+        target = (min(fine, default=0.0) - centre - at_rows) / spread - (AMBITION if ambitious else 0.0)
         promise = log_expected_improvement(mean, deviation, target) if fine else np.zeros(len(rows))
         if not works.all():
             off, unsure = self._chance.posterior(self._rows, told, works - rate, rows)
@@ -282,34 +167,18 @@ class ModelProposer:
     def _table(self, indices: Sequence[int]) -> Table:
         return np.concatenate([self._rows[i] for i in indices])
 
-    def _values(self, losses: Sequence[Sequence[float]]) -> Floats:
-        """One number for each point, mean 0 and variance 1, lower is better."""
-        columns = [compressed(np.array(column)) for column in zip(*losses, strict=True)]
+    def _losses(self, losses: Sequence[Sequence[float]]) -> Floats:
+        """One number for each point, lower is better."""
+        scale = self._prior.scale if self._prior else None
+        columns = [compressed(np.array(column), scale) for column in zip(*losses, strict=True)]
         if len(columns) > 1:
             weights = self._rng.dirichlet(np.ones(len(columns)))
             scaled = np.array([c / (c.max() or 1.0) for c in columns]) * weights[:, None]
-            column = scaled.max(axis=0) + 0.05 * scaled.sum(axis=0)
-        else:
-            column = columns[0]
-        return np.asarray((column - column.mean()) / (column.std() + 1e-9))
+            return np.asarray(scaled.max(axis=0) + 0.05 * scaled.sum(axis=0))
+        return columns[0]
 
 
-def compressed(losses: Floats) -> Floats:
-    """0 for the best; the logarithm of the ratio to it, itself compressed beyond its lower quartile.
-
-    Losses of one sign are ratios (a maximised metric has negative ones); others are differences.
-    """
-    if (losses > 0).all():
-        off = np.log(losses)
-    elif (losses < 0).all():
-        off = -np.log(-losses)
-    else:
-        off = losses
-    off = off - off.min()
-    return np.asarray(np.log1p(off / (np.quantile(off, 0.25) or np.median(off) or off.max() or 1.0)))
-
-
-def log_expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
+def log_expected_improvement(mean: Floats, deviation: Floats, best: float | Floats) -> Floats:
     """Below `best`, of normal distributions (Jones et al. 1998, eq. 15). The logarithm, since the improvement itself
     vanishes where nothing better is expected, and then all would look alike (Ament et al. 2023)."""
     gap = (best - mean) / deviation

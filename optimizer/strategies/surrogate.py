@@ -340,3 +340,28 @@ def _loss(vector: Floats, squares: Floats, y: Floats, means: Floats, sds: Floats
     gradient[-2] = -0.5 * float((pull * signal * kernel).sum())
     gradient[-1] = -0.5 * float(np.trace(pull)) * noise
     return value, gradient + off / sds
+
+
+def compressed(losses: Floats, scale: float | None = None) -> Floats:
+    """0 for the best; the logarithm of the ratio to it, itself compressed beyond `scale`, their lower quartile.
+
+    Losses of one sign are ratios (a maximised metric has negative ones); others are differences.
+    """
+    off = _off(losses)
+    return np.asarray(np.log1p(off / (quartile(losses) if scale is None else scale)))
+
+
+def quartile(losses: Floats) -> float:
+    """Of what `compressed` compresses; above 0."""
+    off = _off(losses)
+    return float(np.quantile(off, 0.25) or np.median(off) or off.max() or 1.0)
+
+
+def _off(losses: Floats) -> Floats:
+    if (losses > 0).all():
+        off = np.log(losses)
+    elif (losses < 0).all():
+        off = -np.log(-losses)
+    else:
+        off = losses
+    return np.asarray(off - off.min())

@@ -13,8 +13,8 @@ from optimizer.feasible import Feasible
 from optimizer.objective import Score
 from optimizer.space import Choice, Float, Int, Space
 from optimizer.strategies.auto import AutoSampler
-from optimizer.strategies.model import ModelProposer, compressed, log_expected_improvement, normal_share
-from optimizer.strategies.surrogate import SQRT5, Encoding, Numbers, Surrogate
+from optimizer.strategies.model import ModelProposer, log_expected_improvement, normal_share
+from optimizer.strategies.surrogate import SQRT5, Encoding, Numbers, Surrogate, compressed
 
 
 def test_distances_are_the_kernels_terms() -> None:
