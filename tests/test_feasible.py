@@ -148,3 +148,32 @@ def test_values_of_different_types_stay_apart() -> None:
     feasible = Feasible(Space(mixed, constraints(c="level == 'fast' or b == 1")))
     assert set(feasible.points()) == brute_force(feasible.space)
     assert feasible.count == 4
+
+
+@pytest.mark.parametrize("space", [MIXED, SWITCHES, TINY, PINNED], ids=["mixed", "switches", "tiny", "pinned"])
+def test_rows_are_drawn_as_points_are(space: Space) -> None:
+    feasible = Feasible(space)
+    rows = feasible.drawn(50, Random(1))
+    points = [feasible.point(row) for row in rows]
+    assert all(p in space for p in points)
+    assert len(set(points)) > 1
+    assert (feasible.drawn(50, Random(1)) == rows).all()
+
+
+def test_changed_rows_are_repaired_or_left_out() -> None:
+    feasible = Feasible(MIXED)
+    rng = Random(0)
+    domains = [(k, k.domain) for k in MIXED.knobs if not isinstance(k.domain, Float)]
+    rows = [[rng.randrange(-(k.name == "group"), d.size) for k, d in domains] for _ in range(300)]
+    kept = [feasible.point(row) for row in feasible.repaired(np.array(rows, dtype=np.int32))]
+    assert all(p in MIXED for p in kept)
+    filled = [
+        {k.name: d.at(i) if i >= 0 else k.default for (k, d), i in zip(domains, row, strict=True)} for row in rows
+    ]
+    assert len(kept) == sum(MIXED.active(values) in MIXED for values in filled), "none that is valid is lost"
+
+
+def test_rows_that_a_record_lacks_are_left_out() -> None:
+    points = list(Feasible(TINY).points())
+    feasible = Feasible(TINY.listing(points[:4]))
+    assert {feasible.point(r) for r in feasible.repaired(Feasible(TINY).rows)} == set(points[:4])
