@@ -81,7 +81,7 @@ def _run_all(keys: dict[str, Path], strategies: Sequence[str], budget: int, repe
     wanted = [(space, name, seed) for space, name in made_of for seed in range(repeats)]
     known = {
         (r.space, r.strategy, r.seed): r
-        for r in _kept(kept)
+        for r in kept_runs(kept)
         if len(r.curve) == budget and r.made_of == made_of.get((r.space, r.strategy))
     }
     left = [job for job in wanted if job not in known]
@@ -116,7 +116,7 @@ def _progress(done: int, total: int) -> None:
         print(f"{done} of {total} runs", file=sys.stderr, flush=True)
 
 
-def _kept(path: Path) -> list[Run]:
+def kept_runs(path: Path) -> list[Run]:
     """Whole lines of the file; one torn by a kill is run again."""
     if not path.is_file():
         return []
