@@ -2,9 +2,9 @@
 
     python experiments/race/full.py [--out FOLDER] [--only own,peers,slow,batches,transfer]
 
-Runs what is missing (`python -m optimizer race` goes on from FOLDER/runs.jsonl), then writes FOLDER/result.json,
-summary.md, table.md and the curves. All of it takes hours on two cores; the slow peers are repeated less often, as
-REPEATS says. Needs the extra `race`.
+Runs what is missing (`python -m optimizer race` goes on from FOLDER/runs.jsonl), then writes result/ (result.json,
+table.md, the curves) and the tables of the README beside this file. All of it takes hours on two cores; the slow peers
+are repeated less often, as PARTS says. Needs the extra `race`.
 """
 
 import argparse
@@ -105,10 +105,18 @@ def write(out: Path) -> None:
     document = {space: {n: by[n].document() for n in known if n in by} for space, by in found.items()}
     (result / "result.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     (result / "table.md").write_text(short(table(found, everywhere, CHECKPOINTS)), encoding="utf-8")
-    parts = [overall(found, everywhere), against(found, everywhere, runs), devices(found, known)]
-    (result / "summary.md").write_text(short("\n".join(parts)), encoding="utf-8")
+    parts = {
+        "overall": overall(found, everywhere),
+        "against": against(found, everywhere, runs),
+        "devices": devices(found, known),
+    }
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    for part, lines in parts.items():
+        before, _, rest = text.partition(f"<!-- {part} -->\n")
+        text = f"{before}<!-- {part} -->\n{short(lines)}<!-- end -->{rest.partition('<!-- end -->')[2]}"
+    (HERE / "README.md").write_text(text, encoding="utf-8")
     draw(found, [n for n in DRAWN if n in everywhere], result)
-    print((result / "summary.md").read_text(encoding="utf-8"))
+    print(f"Written: {result}, and the tables of {HERE / 'README.md'}.")
 
 
 def related(space: str, spaces: Sequence[str]) -> bool:
