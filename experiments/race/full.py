@@ -50,7 +50,7 @@ PARTS: Mapping[str, Sequence[tuple[int, Sequence[str]]]] = {
     "slow": [
         (8, files("tpe_constrained", of="optuna_peers")),
         (5, files("tpe_ordinal", "cmaes", "gp", of="optuna_peers")),
-        (2, files("gp_constrained", of="optuna_peers")),
+        (2, files("gp_constrained", of="optuna_peers")),  # 0.4 to 0.7 s a point: hours
     ],
     "batches": [(10, ("auto@4", "auto@16"))],
     "transfer": [(8, files("siblings", "sibling", "misled", "shuffled", of="transfer"))],
