@@ -8,8 +8,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -67,6 +67,26 @@ class Host:
             host=host_facts(),
             commit=commit(),
         )
+
+
+@dataclass(frozen=True)
+class NoDevice:
+    """Where code is built for a device that is not here: nothing runs, so builds are all that is measured, on the
+    processor. `builds_for`: the architecture, for people."""
+
+    builds_for: str
+    compilers: Mapping[str, str] = field(default_factory=dict)
+    lock: str = "cpu"
+
+    def alone(self) -> AbstractContextManager[None]:
+        return Host(lock=self.lock).alone()
+
+    def watch(self, pid: int | None) -> AbstractContextManager[Telemetry]:
+        return Host(lock=self.lock).watch(pid)
+
+    def describe(self) -> Environment:
+        described = Host(self.compilers).describe()
+        return replace(described, device=f"none ({self.builds_for} compiled on {described.device}, nothing ran)")
 
 
 def lock_path(name: str) -> str:

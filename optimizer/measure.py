@@ -95,6 +95,19 @@ class LiveMeter:
         )
 
 
+class StillMeter:
+    """Where nothing runs: what is known without running is all there is."""
+
+    def measure(self, runner: Runner, best: Estimate | None) -> Samples:
+        return {name: (value,) for name, value in runner.facts.items()}
+
+    def warm(self, runner: Runner) -> None:
+        pass
+
+    def visit(self, runner: Runner, seconds: float) -> Samples:
+        return self.measure(runner, None)
+
+
 def joined(blocks: Sequence[Samples]) -> dict[str, tuple[float, ...]]:
     """The readings of several blocks, one after another."""
     names = dict.fromkeys(name for block in blocks for name in block)
