@@ -32,7 +32,7 @@ from optimizer.strategies.surrogate import Encoding, Floats, Outlook, Surrogate,
 ELITE = 5  # best ones whose neighbours and children are looked at
 SPREAD = 1000  # random configurations of which the farthest from all known ones starts the search
 DOUBTFUL, LAST_RESORT = 0.1, 1e6  # what has a smaller chance to work comes after everything that has a larger one
-SEEDS = 4  # points that a prior names, every other one of the first
+SEEDS = 4  # points that a prior names, every other one of the first, while they are better than those that lie apart
 AMBITION = 1.0  # standard deviations of the values by which every other ask wants the best beaten
 TAIL = -4.0  # deviations below the best from which the asymptote of the expected improvement is taken
 LABEL_SIGNAL, LABEL_NOISE = 0.25, 0.01  # variances of the process that learns what works: its labels are 0 and 1
@@ -91,7 +91,8 @@ class ModelProposer:
         self._speed = View(Surrogate(encoding))
         self._chance = View(Surrogate(encoding, LABEL_WEIGHT), signal=LABEL_SIGNAL, noise=LABEL_NOISE)
         self._prior = Prior(prior, encoding) if prior else None
-        self._seeds = SEEDS if prior else 0  # points left to take from the prior
+        self._named: list[tuple[Point, int]] = []  # by the prior, and by which of its sources
+        self._apart: list[Point] = []  # that were proposed because they lie far from all others
         self._objectives = objectives
         self._rows: list[Table] = []  # of every accepted point, in the order of acceptance
         self._points: list[Point] = []
@@ -102,12 +103,15 @@ class ModelProposer:
         offer = self._candidates.offer(self._best())
         if not offer.free.any():
             return None
-        if self._prior and self._seeds and len(self._points) % 2 == 0:
-            self._seeds -= 1
-            return self._candidates.point(self._prior.best(offer, self._seeds))
+        misleading = self._misleading()
+        if self._prior and (source := self._next_source(misleading)) is not None:
+            self._named.append((self._candidates.point(self._prior.best(offer, source)), source))
+            return self._named[-1][0]
         measured = sum(s.losses is not None for s in self._scores.values())
-        if len(self._points) < self._startup or measured < 2:
-            return self._candidates.point(self._farthest(offer))
+        wasted = sum(source in misleading for _, source in self._named)
+        if len(self._points) - wasted < self._startup or measured < 2:
+            self._apart.append(self._candidates.point(self._farthest(offer)))
+            return self._apart[-1]
         promise = np.where(offer.free, self._promise(offer.rows), -np.inf)
         return self._candidates.point(int(np.argmax(promise)))
 
@@ -123,6 +127,30 @@ class ModelProposer:
     def _best(self) -> list[Point]:
         ranked = [(s.violation, s.losses, p.key, p) for p, s in self._scores.items() if s.losses is not None]
         return [p for *_, p in sorted(ranked)[:ELITE]]
+
+    def _next_source(self, misleading: set[int]) -> int | None:
+        """The source that names the next point, if one does: of those that do not mislead, the one that named least."""
+        assert self._prior
+        trusted = [i for i in range(self._prior.sources) if i not in misleading]
+        if not trusted or len(self._named) >= SEEDS or len(self._points) % 2:
+            return None
+        named = [source for _, source in self._named]
+        return min(trusted, key=lambda i: (named.count(i), i))
+
+    def _misleading(self) -> set[int]:
+        """The sources whose points so far are no better than points that were chosen for lying apart."""
+        apart = self._told(self._apart)
+        found = set()
+        for source in {source for _, source in self._named}:
+            named = self._told([p for p, s in self._named if s == source])
+            if named and apart and np.median(named) >= np.median(apart):
+                found.add(source)
+        return found
+
+    def _told(self, points: Sequence[Point]) -> list[float]:
+        """What came of them; infinite where a point failed or broke a limit."""
+        told = [self._scores[p] for p in points if p in self._scores]
+        return [s.losses[0] if s.losses is not None and s.feasible else math.inf for s in told]
 
     def _farthest(self, offer: Offer) -> int:
         """Of some random rows the one whose nearest known point is farthest (maximin distance, Johnson et al. 1990)."""
@@ -140,10 +168,13 @@ class ModelProposer:
         scores = [self._scores[self._points[i]] for i in told]
         measured = [i for i, s in zip(told, scores, strict=True) if s.losses is not None]
         works = np.array([s.feasible for s in scores], dtype=float)
-        losses = self._losses([s.losses for s in scores if s.losses is not None])
+        raw = [s.losses for s in scores if s.losses is not None]
+        losses = self._losses(raw)
         expected, at_rows = np.zeros(len(losses)), np.zeros(len(rows))
         if self._prior:
-            expected, at_rows = self._prior.expected(self._table(measured), losses, rows)
+            by_prior = self._losses(raw, self._prior.scale)
+            if (told_of := self._prior.expected(self._table(measured), by_prior, rows)) is not None:
+                losses, (expected, at_rows) = by_prior, told_of
         centre, spread = (losses - expected).mean(), (losses - expected).std() + 1e-9
         values = (losses - expected - centre) / spread  # of mean 0 and variance 1
         rate = (works.sum() + 1.0) / (len(works) + 2.0)
@@ -167,9 +198,8 @@ class ModelProposer:
     def _table(self, indices: Sequence[int]) -> Table:
         return np.concatenate([self._rows[i] for i in indices])
 
-    def _losses(self, losses: Sequence[Sequence[float]]) -> Floats:
+    def _losses(self, losses: Sequence[Sequence[float]], scale: float | None = None) -> Floats:
         """One number for each point, lower is better."""
-        scale = self._prior.scale if self._prior else None
         columns = [compressed(np.array(column), scale) for column in zip(*losses, strict=True)]
         if len(columns) > 1:
             weights = self._rng.dirichlet(np.ones(len(columns)))

@@ -44,21 +44,25 @@ class Prior:
         self._rows: Table | None = None
         self._at = np.zeros((0, 0))  # (sources, rows) of the last rows
 
-    def best(self, offer: Offer, turn: int) -> int:
-        """The unknown row that promises most, the sources taking turns."""
-        told = self._told(offer.rows)[turn % len(self._sources)]
-        return int(np.argmin(np.where(offer.free, told, np.inf)))
+    @property
+    def sources(self) -> int:
+        return len(self._sources)
 
-    def expected(self, seen: Table, losses: Floats, rows: Table) -> tuple[Floats, Floats]:
-        """Of what was measured, and of other rows: the weighted sum of what the sources expect."""
+    def best(self, offer: Offer, source: int) -> int:
+        """The unknown row that promises most by one source."""
+        return int(np.argmin(np.where(offer.free, self._told(offer.rows)[source], np.inf)))
+
+    def expected(self, seen: Table, losses: Floats, rows: Table) -> tuple[Floats, Floats] | None:
+        """Of what was measured, and of other rows: the weighted sum of what the sources expect. None where they have
+        shown nothing: the search is then what it would be without them."""
         at, here = self._told(rows), np.array([s.at(seen) for s in self._sources])
         centred = here - here.mean(axis=1, keepdims=True)
         pull = STRENGTH * np.diag(np.maximum(at.var(axis=1), 1e-9))
         equal = np.full(len(at), 1.0 / len(at))
         weights = np.linalg.solve(centred @ centred.T + pull, centred @ (losses - losses.mean()) + pull @ equal)
         weights = np.maximum(weights, 0.0)
-        weights = weights * _trust(weights @ here, losses)
-        return weights @ here, weights @ at
+        trust = _trust(weights @ here, losses)
+        return (trust * weights @ here, trust * weights @ at) if trust else None
 
     def _told(self, rows: Table) -> Floats:
         if self._rows is not rows:

@@ -12,7 +12,7 @@ from optimizer.feasible import Feasible
 from optimizer.objective import Score
 from optimizer.space import Choice, Int, Point, Space, Value
 from optimizer.strategies.genetic import GeneticProposer
-from optimizer.strategies.kinship import Places, importance, promise
+from optimizer.strategies.kinship import Places, Spread, importance, promise
 
 BOARD = Space(tuple(knob(name, Int(0, 9)) for name in "abc"))
 GRID = Space((knob("a", Int(0, 4)), knob("b", Int(0, 4))))
@@ -157,3 +157,11 @@ def test_failures_are_never_parents() -> None:
     for _ in range(50):
         step(search, lambda point: None if int(point["a"]) % 2 else bowl(point), BOARD)
     assert all(int(g[0]) % 2 == 0 for g in search._parents)
+
+
+def test_a_point_that_is_known_is_no_way_off() -> None:
+    space = Space((knob("a", Int(0, 3)), knob("b", Int(0, 3))))
+    places, feasible = Places(space.knobs), Feasible(space)
+    spread, known = Spread(places, feasible, Random(0)), list(places.of(list(feasible.points())))
+    last = known.pop(5)
+    assert list(places.of([spread.farthest(known)])[0]) == list(last)
