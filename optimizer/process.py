@@ -213,9 +213,10 @@ class Conversation:
 
 @contextlib.contextmanager
 def conversation(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout_s: float, memory_bytes: int
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout_s: float, memory_bytes: int | None
 ) -> Iterator[Conversation]:
-    """Starts a program under test in `folder`, within its limits. Raises TrialError(CRASH) where it does not start."""
+    """Starts a program under test in `folder`, within its limits (memory_bytes None: as much address space as it
+    likes, as what reserves it by the hundred GiB needs). Raises TrialError(CRASH) where it does not start."""
     with contextlib.ExitStack() as stack:
         stderr = stack.enter_context(tempfile.TemporaryFile())
         group = _group(
@@ -234,10 +235,11 @@ def conversation(
         yield Conversation(process, stderr, timeout_s)
 
 
-def _limit(pid: int, memory_bytes: int) -> None:
+def _limit(pid: int, memory_bytes: int | None) -> None:
     if not hasattr(resource, "prlimit"):
         return  # not Linux: time and output limits still hold
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        resource.prlimit(pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+        if memory_bytes is not None:
+            resource.prlimit(pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from elftools.elf.elffile import ELFFile
 from optimizer.errors import ConfigError
 from optimizer.process import Conversation, Done, conversation, run_tool
 from optimizer.space import Json, Point, Space, digest
+from optimizer.targets.builds import file_hash, knob_words, moved, recorded
 from optimizer.trial import Artifact, Check, Reason, Samples, TrialError
 
 SUPPORT_FLAGS = ("-O2", "-std=c++17", "-fopenmp")
@@ -69,7 +69,7 @@ class NativeTarget:
     def fingerprint(self) -> Mapping[str, Json]:
         return {
             "sources": digest(self._hashes),
-            "files": {name: _hashed(path) for name, path in self.files.items()},
+            "files": {name: file_hash(path) for name, path in self.files.items()},
             "options": dict(self.options),
             "flags": list(self.flags),
         }
@@ -84,7 +84,7 @@ class NativeTarget:
         """The command that builds a point, sources and output named as they lie here."""
         compiler = self._compiler(point)
         objects = [str(self._support_path(compiler, s)) for s in self.support]
-        words = (*self.flags, *self.words(point), f"-I{self.include}", str(self.source))
+        words = (*self.flags, *knob_words(self.space, point), f"-I{self.include}", str(self.source))
         return (compiler.path, *words, *objects, "-o", "program")
 
     def arguments(self, point: Point) -> tuple[str, ...]:
@@ -106,11 +106,11 @@ class NativeTarget:
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
         compiler = self._compiler(point)
-        words = (*self.flags, *self.words(point))
+        words = (*self.flags, *knob_words(self.space, point))
         key = digest([self._hashes, compiler.version, list(words)])
         place = self.folder / key
         arguments, environment = self.arguments(point), self.environment(point)
-        if not fresh and (known := _recorded(place / "artifact.json")) is not None:
+        if not fresh and (known := recorded(place / "artifact.json")) is not None:
             return Artifact(**{**known, "arguments": arguments, "environment": environment})
         command = self.command(point)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ class NativeTarget:
             )
             text = json.dumps(asdict(artifact), indent=1)
             (Path(scratch) / "artifact.json").write_text(text, encoding="utf-8")
-            _moved(Path(scratch), place)
+            moved(Path(scratch), place)
         return Artifact(**{**asdict(artifact), "arguments": arguments, "environment": environment})
 
     @contextmanager
@@ -154,19 +154,6 @@ class NativeTarget:
             raise TrialError(Reason.COMPILE, log)
         return done
 
-    def words(self, point: Point) -> tuple[str, ...]:
-        """Flags and macros of a point, in the order of the space's knobs."""
-        words: list[str] = []
-        for knob in self.space.knobs:
-            if knob.name not in point:
-                continue
-            effect, value = knob.effect, point[knob.name]
-            if effect.kind == "flag":
-                words += effect.words(value)
-            elif effect.kind == "macro":
-                words.append(f"-D{effect.name}={effect.word(value)}")
-        return tuple(words)
-
     def _compiler(self, point: Point) -> Compiler:
         if (name := point.get("compiler")) is None:
             return next(iter(self.compilers.values()))
@@ -179,11 +166,11 @@ class NativeTarget:
         """Everything that the build may read: the sources, and all headers beside them and above. Read once, so that
         one search never mixes two versions."""
         headers = [*self.source.parent.glob("*.h"), *self.include.glob("*.h")]
-        return {os.path.relpath(p, self.include): _hashed(p) for p in {self.source, *self.support, *headers}}
+        return {os.path.relpath(p, self.include): file_hash(p) for p in {self.source, *self.support, *headers}}
 
     def _support_path(self, compiler: Compiler, source: Path) -> Path:
         headers = {name: hashed for name, hashed in self._hashes.items() if name.endswith(".h")}
-        key = digest([_hashed(source), headers, compiler.version, list(SUPPORT_FLAGS)])
+        key = digest([file_hash(source), headers, compiler.version, list(SUPPORT_FLAGS)])
         return self.folder / "support" / f"{source.stem}-{key}.o"
 
     def _support_object(self, compiler: Compiler, source: Path) -> None:
@@ -287,30 +274,3 @@ def code_key(program: Path) -> str:
     except FileNotFoundError:
         raise TrialError(Reason.COMPILE, "the compiler ended well and left no program") from None
     return digest([s for s in loaded if not s[0].startswith((".note", ".eh_frame"))])
-
-
-def _hashed(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
-
-
-def _recorded(path: Path) -> dict[str, Any] | None:
-    """A build's own record; None where there is none or it is not whole."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        record["command"] = tuple(record["command"])
-        return record if Path(record["path"]).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _moved(scratch: Path, place: Path) -> None:
-    """Puts a finished build where it belongs; another process that was faster made the same."""
-    whole = scratch.with_name(scratch.name + "-whole")
-    shutil.copytree(scratch, whole)
-    try:
-        whole.rename(place)
-    except OSError:
-        shutil.rmtree(whole)

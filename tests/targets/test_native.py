@@ -13,6 +13,7 @@ from optimizer.errors import ConfigError
 from optimizer.expression import parse
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Effect, Int, Knob, Point, Space
+from optimizer.targets.builds import knob_words
 from optimizer.targets.native import Compiler, Limits, NativeTarget, code_key
 from optimizer.trial import Artifact, Reason, TrialError
 
@@ -113,9 +114,9 @@ def point(**values: object) -> Point:
 
 def test_a_point_becomes_a_command_line(shared: Path) -> None:
     target = probe(shared)
-    words = target.words(point(opt_level=2, fast=True, WHAT=1, mode="b"))
+    words = knob_words(target.space, point(opt_level=2, fast=True, WHAT=1, mode="b"))
     assert words == ("-O2", "-ffast-math", "-fno-math-errno", "-DWHAT=1", "-DMODE=7")
-    assert target.words(point()) == ("-O3", "-DWHAT=0")
+    assert knob_words(target.space, point()) == ("-O3", "-DWHAT=0")
     assert target.arguments(point(size=2)) == ("--size=2",)
     assert target.environment(point(wait="x")) == {"WAIT": "x"}
     assert target.environment(point()) == {}
