@@ -15,9 +15,9 @@ from optimizer.executors.local import InlineExecutor, LocalExecutor
 from optimizer.journal import Journal, Study, read
 from optimizer.listeners.mlflow import sqlite_path
 from optimizer.listeners.tracker import Status, Tracker
-from optimizer.measure import LiveMeter
+from optimizer.measure import LiveMeter, StillMeter
 from optimizer.process import kill_all
-from optimizer.protocols import Clock, Ending, Listener
+from optimizer.protocols import Clock, Ending, Listener, Meter
 from optimizer.recipe import Environment
 from optimizer.study import Bench, search
 from optimizer.targets.replay import PlayedMeter
@@ -64,7 +64,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             for trial in journal.recorded:
                 screen.recall(trial)
             played = setup.made.clock is not None
-            meter = PlayedMeter() if played else _live_meter(setup, clock)
+            meter = PlayedMeter() if played else _meter(setup, clock)
             executor = InlineExecutor(clock) if played else LocalExecutor(setup.workers)
             bench = Bench(setup.made.target, setup.made.device, executor, meter, clock)
             trials: list[Trial] = []
@@ -97,7 +97,9 @@ def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal
     return Journal.create(setup.journal, setup.study, setup.recipe, environment, setup.settings)
 
 
-def _live_meter(setup: Setup, clock: Clock) -> LiveMeter:
+def _meter(setup: Setup, clock: Clock) -> Meter:
+    if not setup.made.runs:
+        return StillMeter()
     return LiveMeter(setup.made.device, setup.recipe.plan, setup.recipe.goal, clock)
 
 

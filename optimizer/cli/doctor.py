@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from optimizer.config.targets import COMPILERS, found_compilers
+from optimizer.config.native import COMPILERS, found_compilers
 from optimizer.device import PACKAGES, cpu_model, physical_cores
 from optimizer.nvml import gpus
 from optimizer.resources import conf_dir, kernels_dir

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.config.compose import Composed, Files, nested, sorted_words
+from optimizer.config.native import COMPILERS, found_compilers
 from optimizer.config.objects import Setup, setup_of, strategy_for
-from optimizer.config.targets import COMPILERS, found_compilers
 from optimizer.device import physical_cores
 from optimizer.feasible import Feasible
 from optimizer.protocols import Strategy

@@ -12,9 +12,10 @@ from random import Random
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from optimizer.config.compose import Composed, Tree
+from optimizer.config.made import Made
 from optimizer.config.prior import known_of
 from optimizer.config.spaces import space_of
-from optimizer.config.targets import Machine, Made, made_target
+from optimizer.config.targets import made_target
 from optimizer.device import physical_cores
 from optimizer.errors import ConfigError, nearest
 from optimizer.feasible import Feasible
@@ -70,14 +71,13 @@ def setup_of(composed: Composed, today: date) -> Setup:
     tree = composed.tree
     studies_dir = Path(_text(tree, "studies_dir"))
     study = _study_name(tree["study"]) or new_study_name(studies_dir, tree["target"]["name"], today)
-    machine = Machine((studies_dir / study / "build").resolve())
     plan, confirm = _measuring(tree["measure"])
     goal = goal_of(tree["objective"])
     made = made_target(
         composed,
         space_of(tree["space"], composed.domains) if _has_knobs(tree["space"]) else None,
         plan,
-        machine,
+        (studies_dir / study / "build").resolve(),
     )
     feasible = Feasible(made.space)
     budget = _filled(Budget, tree["budget"], "budget")

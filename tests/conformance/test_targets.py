@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from optimizer.config import Setup, load
-from optimizer.config.targets import found_compilers
+from optimizer.config.native import found_compilers
 from optimizer.metrics import METRICS
 from optimizer.trial import Check, Measured, TrialError, metrics_of
 

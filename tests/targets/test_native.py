@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from simple import constraints
 
-from optimizer.config.targets import found_compilers
+from optimizer.config.native import found_compilers
 from optimizer.errors import ConfigError
 from optimizer.expression import parse
 from optimizer.resources import kernels_dir

@@ -1,0 +1,48 @@
+"""How does a CUDA kernel become a target, for the GPU and the compilers that this machine has?"""
+
+from pathlib import Path
+
+from optimizer.config.compose import Tree
+from optimizer.config.made import Made, data_files, needed, with_compilers, words_of
+from optimizer.device import NoDevice, chosen_gpu
+from optimizer.recipe import Plan
+from optimizer.resources import kernels_dir
+from optimizer.space import Space
+from optimizer.targets.cuda.compile import ADVICE, found_toolchains
+from optimizer.targets.cuda.host import HostCheck
+from optimizer.targets.cuda.target import CudaTarget, Scenario
+from optimizer.targets.native import Limits
+
+
+DEFAULT_ARCH = "sm_90"  # what is built for where there is no GPU to ask
+
+
+def cuda_arch() -> str:
+    """${cuda_arch:}: of this machine's first GPU, else the default."""
+    known, _ = gpus()
+    return known[0].arch if known else DEFAULT_ARCH
+
+
+def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+    compilers = with_compilers(needed(space, node), found_toolchains(), ADVICE)
+    versions = {t.name: t.version for t in compilers.used.values()}
+    kernels, gpu = kernels_dir(), None if device == "none" else chosen_gpu(device, versions)
+    arch = gpu.arch if gpu else cuda_arch()
+    target = CudaTarget(
+        source=kernels / node["source"],
+        launch=kernels / node["launch"],
+        include=kernels,
+        scenario=Scenario(
+            words_of(node, "options"), data_files(node), flush_l2=bool(node["flush_l2"]), graph=bool(node["graph"])
+        ),
+        space=compilers.space,
+        toolchains=compilers.used,
+        arch=arch,
+        gpu=gpu.uuid if gpu else None,
+        folder=artifacts,
+        limits=Limits(plan.timeout_s, plan.memory_bytes),
+        check=None if gpu else HostCheck.found(artifacts, plan.timeout_s),
+        flags=tuple(node.get("flags") or ()),
+    )
+    watched = gpu or NoDevice(arch, versions)
+    return Made(target, compilers.space, watched, device, {}, compilers.missing, runs=gpu is not None)

@@ -1,0 +1,92 @@
+"""What comes of a configured target: the values that every kind of target fills in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from optimizer.config.compose import Tree
+from optimizer.errors import ConfigError
+from optimizer.protocols import Device, Target
+from optimizer.resources import kernels_dir
+from optimizer.space import Choice, Space, Value, closest
+from optimizer.targets.replay import SimulatedClock
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Made:
+    """A target ready to be searched, with what came of the space on this machine."""
+
+    target: Target
+    space: Space
+    device: Device
+    device_name: str
+    baseline: Mapping[str, Value]  # what the target says number 0 is, over the knobs' defaults
+    missing: Mapping[str, str]  # what is left out of the space here → why, and how to get it
+    clock: SimulatedClock | None = None  # its samples are a record and so is the time that they took
+    prepare: Callable[[], None] = _nothing  # what must be done once before the first trial; raises ConfigError
+    runs: bool = True  # False: it is only built, so what builds tell is all there is
+
+
+def needed(space: Space | None, node: Tree) -> Space:
+    if space is None:
+        raise ConfigError(
+            f"target={node['name']} needs knobs: name files with space=[…]; `optimizer spaces` lists them."
+        )
+    return space
+
+
+def data_file(path: Any, node: Tree) -> Path:
+    """A data file: as given, or beside the kernels."""
+    for place in (Path(str(path)), kernels_dir() / str(path)):
+        if place.is_file():
+            return place.resolve()
+    raise ConfigError(f"target={node['name']}: there is no file {path}.")
+
+
+def data_files(node: Tree) -> dict[str, Path]:
+    """The target's files by the option that names each."""
+    return {str(option): data_file(path, node) for option, path in (node.get("files") or {}).items()}
+
+
+def words_of(node: Tree, key: str) -> dict[str, str]:
+    """A mapping of the target's node as text."""
+    return {str(k): str(v) for k, v in (node.get(key) or {}).items()}
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Compilers(Generic[T]):
+    space: Space
+    used: Mapping[str, T]
+    missing: Mapping[str, str]
+
+
+def with_compilers(space: Space, here: Mapping[str, T], advice: Mapping[str, str]) -> Compilers[T]:
+    """The space without the compilers that this machine lacks, and those that it then uses (one where no knob chooses).
+
+    `advice`: how each that is known is got. Raises ConfigError where none is left.
+    """
+    knob = space.by_name.get("compiler")
+    wanted = [v for v in knob.domain.values if isinstance(v, str)] if knob and isinstance(knob.domain, Choice) else []
+    absent = {
+        name: f"{name} is not installed: install {advice.get(name, name)}." for name in wanted if name not in here
+    }
+    if not here or (wanted and len(absent) == len(wanted)):
+        remedy = " ".join(absent.values()) or " ".join(f"Install {text}." for text in advice.values())
+        raise ConfigError(
+            f"There is no compiler for this space. {remedy} `optimizer doctor` shows what this machine has; "
+            "target=synthetic needs no compiler."
+        )
+    if knob is None or not wanted:
+        first = next(iter(here))
+        return Compilers(space, {first: here[first]}, absent)
+    kept = Choice(tuple(v for v in wanted if v not in absent))
+    narrowed = replace(knob, domain=kept, default=closest(kept, knob.default)) if absent else knob
+    knobs = tuple(narrowed if k is knob else k for k in space.knobs)
+    return Compilers(Space(knobs, space.constraints), {str(v): here[str(v)] for v in kept.values}, absent)

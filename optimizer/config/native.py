@@ -1,0 +1,50 @@
+"""How does a C++ program become a target, built by the compilers that this machine has?"""
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from optimizer.config.compose import Tree
+from optimizer.config.made import Made, data_files, needed, with_compilers, words_of
+from optimizer.device import Host
+from optimizer.recipe import Plan
+from optimizer.resources import kernels_dir
+from optimizer.space import Space
+from optimizer.targets.native import BASE_FLAGS, Compiler, Limits, NativeTarget
+
+COMPILERS = {"g++": "gcc (Debian: apt install g++)", "clang++": "clang (Debian: apt install clang libomp-dev)"}
+
+
+def native(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+    compilers, kernels = with_compilers(needed(space, node), found_compilers(), COMPILERS), kernels_dir()
+    space, used = compilers.space, compilers.used
+    target = NativeTarget(
+        source=kernels / node["source"],
+        support=tuple(kernels / s for s in node["support"]),
+        include=kernels,
+        options=words_of(node, "options"),
+        space=space,
+        compilers=used,
+        folder=artifacts,
+        limits=Limits(plan.timeout_s, plan.memory_bytes),
+        flags=tuple(node.get("flags") or BASE_FLAGS),
+        files=data_files(node),
+    )
+    host = Host({c.name: c.version for c in used.values()})
+    return Made(target, space, host, device, {}, compilers.missing, prepare=target.prepare)
+
+
+def found_compilers() -> Mapping[str, Compiler]:
+    """The C++ compilers on the PATH, by name."""
+    paths = {name: shutil.which(name) for name in COMPILERS}
+    return {name: Compiler(name, path, _version(path)) for name, path in paths.items() if path is not None}
+
+
+def _version(path: str) -> str:
+    """The first line of --version, or "" where it says nothing."""
+    try:
+        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.splitlines()[0].strip() if done.stdout else ""
