@@ -17,7 +17,7 @@ import psutil
 from filelock import FileLock
 
 from optimizer.nvml import utilization
-from optimizer.recipe import Environment
+from optimizer.recipe import NO_DEVICE, Environment
 from optimizer.space import Json
 
 PACKAGES = ("optuna", "deap", "torch", "mlflow", "numpy")
@@ -86,7 +86,7 @@ class NoDevice:
 
     def describe(self) -> Environment:
         described = Host(self.compilers).describe()
-        return replace(described, device=f"none ({self.builds_for} compiled on {described.device}, nothing ran)")
+        return replace(described, device=f"{NO_DEVICE}{self.builds_for} compiled on {described.device}, nothing ran)")
 
 
 def lock_path(name: str) -> str:

@@ -47,6 +47,7 @@ _METRICS = (
     Metric("registers", "1", "lower", "registers per thread"),
     Metric("spill_bytes", "B", "lower", "bytes spilled per thread"),
     Metric("occupancy_pct", "%", "higher", "theoretical occupancy"),
+    Metric("unverified", "1", None, "1: the answer could not be checked on the hardware that would compute it"),
     Metric("max_rel_error", "1", "lower", "largest error relative to the reference's largest value"),
     Metric("top1_agreement_pct", "%", "higher", "share of answers equal to the unmodified model's"),
     Metric("perplexity", "1", "lower", "perplexity on held-out text"),

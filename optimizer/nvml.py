@@ -37,6 +37,15 @@ def gpus() -> tuple[list[str], str]:
     return [f"{name}, {total / 2**30:.0f} GiB, driver {driver}" for name, total in facts], ""
 
 
+def architecture() -> str | None:
+    """What the first GPU runs, as compilers call it: sm_90; None where no GPU answers."""
+    nvml, _ = _library()
+    if nvml is None or not nvml.nvmlDeviceGetCount():
+        return None
+    major, minor = nvml.nvmlDeviceGetCudaComputeCapability(nvml.nvmlDeviceGetHandleByIndex(0))
+    return f"sm_{major}{minor}"
+
+
 @contextmanager
 def utilization(index: int = 0) -> Iterator[dict[str, tuple[float, ...]]]:
     """Watches GPU `index`; filled when it ends with gpu_utilization_pct, the share of the time in which a kernel ran,

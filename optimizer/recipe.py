@@ -11,6 +11,10 @@ VERSION = 1
 """Of the recipe's document: raised when a field changes its meaning, so that old journals are told apart."""
 
 
+NO_DEVICE = "none ("
+"""How the description of a device that is not here begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How hard to measure. Sampling stops when the median is known well enough, when a point is hopeless, or at a
@@ -99,6 +103,11 @@ class Environment:
     compilers: Mapping[str, str] = field(default_factory=dict)  # {"g++": "g++ (Debian …) 12.2.0"}
     host: Mapping[str, Json] = field(default_factory=dict)  # name, system, cores, memory, governor, packages
     commit: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """False where code is only built, for a device that is not here."""
+        return not self.device.startswith(NO_DEVICE)
 
     def document(self) -> Json:
         return asdict(self)

@@ -17,7 +17,6 @@ from optimizer.report.markdown import leader, load_warning, passed_over, verdict
 from optimizer.session import Outcome
 from optimizer.space import Json
 from optimizer.stats import Judgement
-from optimizer.targets.native import NativeTarget
 from optimizer.text import changes, duration
 from optimizer.trial import Failed, Trial, metrics_of
 
@@ -91,11 +90,7 @@ def _plan(setup: Setup) -> str:
     strategy = setup.strategy()
     for candidate in islice(strategy.ask(SHOWN), SHOWN):
         lines.append(f"{candidate.number:>4}  {changes(candidate.point, recipe.start[0])}")
-        target = setup.made.target
-        if isinstance(target, NativeTarget):
-            environment = [f"{n}={v}" for n, v in target.environment(candidate.point).items()]
-            lines.append(f"      $ {' '.join(target.command(candidate.point))}")
-            lines.append(f"      $ {' '.join([*environment, './program', *target.arguments(candidate.point)])}")
+        lines += [f"      $ {line}" for line in setup.made.preview(candidate.point)]
     lines += [f"left out: {missing}" for missing in setup.made.missing.values()]
     return "\n".join(lines)
 

@@ -10,12 +10,20 @@ from optimizer.config.native import COMPILERS, found_compilers
 from optimizer.config.objects import Setup, setup_of, strategy_for
 from optimizer.device import physical_cores
 from optimizer.feasible import Feasible
+from optimizer.nvml import architecture
 from optimizer.protocols import Strategy
 from optimizer.race import GOAL, Racer, ask_and_tell
 from optimizer.recipe import Part
 
-RESOLVERS = {"physical_cores": physical_cores, "thread_counts": lambda: _thread_counts(physical_cores())}
-"""What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}."""
+DEFAULT_ARCH = "sm_90"  # what is built for where there is no GPU to ask
+RESOLVERS = {
+    "physical_cores": physical_cores,
+    "thread_counts": lambda: _thread_counts(physical_cores()),
+    "cuda_arch": lambda: architecture() or DEFAULT_ARCH,
+    "cuda_archs": lambda: f"choice({architecture() or DEFAULT_ARCH})",
+}
+"""What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}, ${cuda_arch:} and the domain
+of what is built for, ${cuda_archs:}."""
 
 
 def files(folders: Sequence[Path] = ()) -> Files:
@@ -29,13 +37,18 @@ def load(words: Sequence[str], folders: Sequence[Path], today: date) -> Setup:
 
 
 def composed(words: Sequence[str], folders: Sequence[Path]) -> Composed:
-    """The configuration with the two rules that no YAML file can state.
+    """The configuration with the three rules that no YAML file can state.
 
-    A budget that is given stands alone: budget.trials lifts the default limit in seconds. And where g++ is missing but
-    clang++ is there, a target's own space takes the flags of clang++.
+    A budget that is given stands alone: budget.trials lifts the default limit in seconds. Where g++ is missing but
+    clang++ is there, a target's own space takes the flags of clang++. And a target may name another objective for a
+    device (target.objectives), as where there is none and nothing can be timed.
     """
     made = files(folders).composed(words)
     given = sorted_words(words)
+    objective = (made.tree["target"].get("objectives") or {}).get(str(made.tree["device"]))
+    if objective and not given.sets("objective"):
+        words = [*words, f"objective={objective}"]
+        made = files(folders).composed(words)
     if not given.sets("space") and "gxx" in made.spaces:
         compilers = found_compilers()
         if "g++" not in compilers and "clang++" in compilers:

@@ -14,20 +14,12 @@ from optimizer.targets.cuda.target import CudaTarget, Scenario
 from optimizer.targets.native import Limits
 
 
-DEFAULT_ARCH = "sm_90"  # what is built for where there is no GPU to ask
-
-
-def cuda_arch() -> str:
-    """${cuda_arch:}: of this machine's first GPU, else the default."""
-    known, _ = gpus()
-    return known[0].arch if known else DEFAULT_ARCH
-
-
 def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
     compilers = with_compilers(needed(space, node), found_toolchains(), ADVICE)
     versions = {t.name: t.version for t in compilers.used.values()}
     kernels, gpu = kernels_dir(), None if device == "none" else chosen_gpu(device, versions)
-    arch = gpu.arch if gpu else cuda_arch()
+    knob = compilers.space.by_name.get("arch")
+    arch = gpu.arch if gpu else str(knob.default if knob else node["arch"])
     target = CudaTarget(
         source=kernels / node["source"],
         launch=kernels / node["launch"],

@@ -1,6 +1,6 @@
 """What comes of a configured target: the values that every kind of target fills in."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -9,11 +9,15 @@ from optimizer.config.compose import Tree
 from optimizer.errors import ConfigError
 from optimizer.protocols import Device, Target
 from optimizer.resources import kernels_dir
-from optimizer.space import Choice, Space, Value, closest
+from optimizer.space import Choice, Point, Space, Value, closest
 from optimizer.targets.replay import SimulatedClock
 
 
 def _nothing() -> None: ...
+
+
+def _nothing_to_show(point: Point) -> Sequence[str]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Made:
     missing: Mapping[str, str]  # what is left out of the space here → why, and how to get it
     clock: SimulatedClock | None = None  # its samples are a record and so is the time that they took
     prepare: Callable[[], None] = _nothing  # what must be done once before the first trial; raises ConfigError
+    preview: Callable[[Point], Sequence[str]] = _nothing_to_show  # the commands of a point, for people
     runs: bool = True  # False: it is only built, so what builds tell is all there is
 
 

@@ -32,7 +32,7 @@ def native(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device:
         files=data_files(node),
     )
     host = Host({c.name: c.version for c in used.values()})
-    return Made(target, space, host, device, {}, compilers.missing, prepare=target.prepare)
+    return Made(target, space, host, device, {}, compilers.missing, prepare=target.prepare, preview=target.preview)
 
 
 def found_compilers() -> Mapping[str, Compiler]:

@@ -77,6 +77,7 @@ def provenance(study: Study, trial: Trial, program: bytes | None) -> bytes:
         "baseline_metrics": metrics_of(study.trials[0]),
         "verdict": asdict(verdict) if verdict else None,
         "confirmed": trial.number != 0 and study.winner is not None and study.winner.number == trial.number,
+        "compile_side_only": not study.environment.runs,
         "command": list(trial.artifact.command) if trial.artifact else [],
         "arguments": list(trial.artifact.arguments) if trial.artifact else [],
         "program_sha256": hashlib.sha256(program).hexdigest() if program is not None else None,
@@ -85,7 +86,8 @@ def provenance(study: Study, trial: Trial, program: bytes | None) -> bytes:
 
 
 def _origin(study: Study, trial: Trial) -> str:
-    return f"Trial {trial.number} of the study {study.name}, recipe {study.recipe.key}."
+    origin = f"Trial {trial.number} of the study {study.name}, recipe {study.recipe.key}."
+    return origin if study.environment.runs else f"{origin} Compile side only: nothing ran, no speed was measured."
 
 
 def rendered(study: Study, trial: Trial, program: bytes | None, settings: Mapping[str, Json]) -> dict[str, bytes]:

@@ -39,7 +39,11 @@ def passed_over(study: Study) -> list[str]:
 
 
 def verdict_line(study: Study) -> str:
-    """The result in one sentence."""
+    """The result in a sentence or two: what nothing ran for says so first."""
+    return _verdict(study) if study.environment.runs else f"**Compile side only, nothing ran.** {_verdict(study)}"
+
+
+def _verdict(study: Study) -> str:
     if study.baseline is None:
         return "The baseline was not measured, so nothing could be proved."
     verdict = study.ending.verdict if study.ending else None

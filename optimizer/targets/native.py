@@ -87,6 +87,11 @@ class NativeTarget:
         words = (*self.flags, *knob_words(self.space, point), f"-I{self.include}", str(self.source))
         return (compiler.path, *words, *objects, "-o", "program")
 
+    def preview(self, point: Point) -> tuple[str, ...]:
+        """The commands that build and run a point, for people."""
+        environment = [f"{name}={value}" for name, value in self.environment(point).items()]
+        return (" ".join(self.command(point)), " ".join([*environment, "./program", *self.arguments(point)]))
+
     def arguments(self, point: Point) -> tuple[str, ...]:
         """The run-time words of a point: the scenario's options, then the knobs'."""
         options = dict(self.options) | {name: str(path) for name, path in self.files.items()}
