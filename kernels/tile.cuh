@@ -39,10 +39,10 @@ struct Operand {
   static constexpr int EXTENT = EXTENT_, DEPTH = DEPTH_;
   static constexpr bool ALONG_DEPTH = ALONG_DEPTH_;
   static constexpr int LINES = ALONG_DEPTH ? EXTENT : DEPTH, LENGTH = ALONG_DEPTH ? DEPTH : EXTENT;
-  static constexpr int STRIDE = LENGTH + GAP;
-  static constexpr int BYTES = (LINES * STRIDE * static_cast<int>(sizeof(T)) + 15) / 16 * 16;  // whole vectors
+  static constexpr int PITCH = LENGTH + GAP;
+  static constexpr int BYTES = (LINES * PITCH * static_cast<int>(sizeof(T)) + 15) / 16 * 16;  // whole vectors
   static constexpr int SIZE = BYTES / static_cast<int>(sizeof(T));
-  static DEVICE int at(int i, int k) { return ALONG_DEPTH ? i * STRIDE + k : k * STRIDE + i; }
+  static DEVICE int at(int i, int k) { return ALONG_DEPTH ? i * PITCH + k : k * PITCH + i; }
 };
 
 // Copies N neighbours, of which the first `valid` exist; zeros stand for the others. `aligned`: `from` is a multiple of
@@ -81,12 +81,12 @@ DEVICE void share(Visit visit) {
 template <class O, int N, bool ASYNC, int THREADS>
 DEVICE void load(typename O::Type* tile, const typename O::Type* matrix, int lines, int length,
                                      int first_line, int first) {
-  static_assert(O::STRIDE % N == 0, "lines of the tile start at whole vectors");
+  static_assert(O::PITCH % N == 0, "lines of the tile start at whole vectors");
   const bool aligned = length % N == 0;
   share<O::LINES, O::LENGTH, N, THREADS>([&](int line, int at) {
     const int valid = first_line + line < lines ? length - first - at : 0;
     const long long from = static_cast<long long>(first_line + line) * length + first + at;
-    copy<N, ASYNC>(tile + line * O::STRIDE + at, matrix + from, valid, aligned);
+    copy<N, ASYNC>(tile + line * O::PITCH + at, matrix + from, valid, aligned);
   });
 }
 
@@ -155,8 +155,8 @@ template <class O, int COUNT>
 struct Share {
   static constexpr int ACROSS = O::EXTENT / COUNT;  // threads that share the extent
   static constexpr int GROUP = O::ALONG_DEPTH                             ? 1
-                               : COUNT % 4 == 0 && O::STRIDE % 4 == 0 ? 4
-                               : COUNT % 2 == 0 && O::STRIDE % 2 == 0 ? 2
+                               : COUNT % 4 == 0 && O::PITCH % 4 == 0 ? 4
+                               : COUNT % 2 == 0 && O::PITCH % 2 == 0 ? 2
                                                                       : 1;
   static DEVICE int index(int thread, int i) {
     return (i / GROUP * ACROSS + thread) * GROUP + i % GROUP;
@@ -184,7 +184,7 @@ DEVICE void multiply_add(float (&sums)[ROWS][COLUMNS], const float (&a)[ROWS],
     for (int j = 0; j < COLUMNS; ++j) sums[i][j] += a[i] * b[j];
 }
 
-// sums += A B over the tiles' depth, for the register tile of thread (row, column). AHEAD: operands of the next term
+// sums += A B over the depth of B's tile, for the register tile of thread (row, column). AHEAD: operands of the next term
 // are read before this one is multiplied.
 template <class A, class B, int TIMES, bool AHEAD, int ROWS, int COLUMNS>
 DEVICE void multiply(float (&sums)[ROWS][COLUMNS], const typename A::Type* a,
@@ -194,9 +194,9 @@ DEVICE void multiply(float (&sums)[ROWS][COLUMNS], const typename A::Type* a,
     Share<A, ROWS>::read(now_a, a, row, 0);
     Share<B, COLUMNS>::read(now_b, b, column, 0);
 #pragma unroll TIMES
-    for (int k = 1; k <= A::DEPTH; ++k) {
+    for (int k = 1; k <= B::DEPTH; ++k) {
       float next_a[ROWS], next_b[COLUMNS];
-      const int next = k < A::DEPTH ? k : 0;
+      const int next = k < B::DEPTH ? k : 0;
       Share<A, ROWS>::read(next_a, a, row, next);
       Share<B, COLUMNS>::read(next_b, b, column, next);
       multiply_add(sums, now_a, now_b);
@@ -207,7 +207,7 @@ DEVICE void multiply(float (&sums)[ROWS][COLUMNS], const typename A::Type* a,
     }
   } else {
 #pragma unroll TIMES
-    for (int k = 0; k < A::DEPTH; ++k) {
+    for (int k = 0; k < B::DEPTH; ++k) {
       Share<A, ROWS>::read(now_a, a, row, k);
       Share<B, COLUMNS>::read(now_b, b, column, k);
       multiply_add(sums, now_a, now_b);
@@ -231,17 +231,17 @@ DEVICE void multiply_16x8x16(float* d, const unsigned* a, const unsigned* b, f16
 DEVICE void multiply_16x8x16(float* d, const unsigned* a, const unsigned* b, bf16) { mma_16x8x16_bf16(d, a, b); }
 #endif
 
-// sums += A B over the tiles' depth on tensor cores, for the warp's tile of 16 TILES_M x 8 TILES_N sums that starts at
+// sums += A B over the depth of B's tile on tensor cores, for the warp's tile of 16 TILES_M x 8 TILES_N sums that starts at
 // (row, column). Lane l holds of every 16x8 part the sums (l / 4 + 8 (e / 2), l % 4 * 2 + e % 2) for e = 0 … 3
 // (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type").
 template <class A, class B, int TILES_M, int TILES_N>
 DEVICE void multiply_tensor(float (&sums)[TILES_M][TILES_N][4], const typename A::Type* a,
                                                 const typename B::Type* b, int row, int column) {
   using T = typename A::Type;
-  static_assert(sizeof(T) == 2 && A::ALONG_DEPTH && A::STRIDE % 2 == 0 && A::DEPTH % 16 == 0, "what mma can take");
+  static_assert(sizeof(T) == 2 && A::ALONG_DEPTH && A::PITCH % 2 == 0 && B::DEPTH % 16 == 0, "what mma can take");
   const int lane = static_cast<int>(threadIdx.x) & 31, group = lane >> 2, pair = (lane & 3) * 2;
 #pragma unroll
-  for (int k = 0; k < A::DEPTH; k += 16) {
+  for (int k = 0; k < B::DEPTH; k += 16) {
     unsigned part_a[TILES_M][4];
 #pragma unroll
     for (int i = 0; i < TILES_M; ++i)
@@ -261,6 +261,70 @@ DEVICE void multiply_tensor(float (&sums)[TILES_M][TILES_N][4], const typename A
     }
   }
 }
+
+// The sums of a block's tile that a thread holds: multiply() adds to them, each() calls visit(row, column, sums) for every
+// GROUP of neighbours in a row. Without tensor cores, ROWS x COLUMNS a thread:
+template <class A, class B, int ROWS, int COLUMNS, int TIMES, bool AHEAD>
+struct ThreadSums {
+  using Rows = Share<A, ROWS>;
+  using Columns = Share<B, COLUMNS>;
+  static constexpr int THREADS = Rows::ACROSS * Columns::ACROSS, GROUP = Columns::GROUP;
+  static_assert(A::EXTENT % ROWS == 0 && B::EXTENT % COLUMNS == 0, "a tile is made of whole register tiles");
+  float sums[ROWS][COLUMNS] = {};
+
+  static DEVICE int row() { return static_cast<int>(threadIdx.x) / Columns::ACROSS; }
+  static DEVICE int column() { return static_cast<int>(threadIdx.x) % Columns::ACROSS; }
+  DEVICE void multiply(const typename A::Type* a, const typename B::Type* b) {
+    tile::multiply<A, B, TIMES, AHEAD>(sums, a, b, row(), column());
+  }
+  DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+      for (int j = 0; j < COLUMNS; ++j) sums[i][j] = 0.0f;
+  }
+  template <class Visit>
+  DEVICE void each(Visit visit) {
+#pragma unroll
+    for (int i = 0; i < ROWS; ++i)
+#pragma unroll
+      for (int j = 0; j < COLUMNS; j += GROUP) visit(Rows::index(row(), i), Columns::index(column(), j), &sums[i][j]);
+  }
+};
+
+// With tensor cores, ROWS x COLUMNS a warp:
+template <class A, class B, int ROWS, int COLUMNS>
+struct WarpSums {
+  static constexpr int ACROSS = B::EXTENT / COLUMNS, THREADS = A::EXTENT / ROWS * ACROSS * 32, GROUP = 2;
+  static_assert(A::EXTENT % ROWS == 0 && B::EXTENT % COLUMNS == 0 && ROWS % 16 == 0 && COLUMNS % 8 == 0,
+                "tensor cores multiply 16 x 16 by 16 x 8 numbers");
+  float sums[ROWS / 16][COLUMNS / 8][4] = {};
+
+  static DEVICE int row() { return static_cast<int>(threadIdx.x) / 32 / ACROSS * ROWS; }
+  static DEVICE int column() { return static_cast<int>(threadIdx.x) / 32 % ACROSS * COLUMNS; }
+  DEVICE void multiply(const typename A::Type* a, const typename B::Type* b) {
+    multiply_tensor<A, B>(sums, a, b, row(), column());
+  }
+  DEVICE void clear() {
+#pragma unroll
+    for (int i = 0; i < ROWS / 16; ++i)
+#pragma unroll
+      for (int j = 0; j < COLUMNS / 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[i][j][e] = 0.0f;
+  }
+  template <class Visit>
+  DEVICE void each(Visit visit) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < ROWS / 16; ++i)
+#pragma unroll
+      for (int j = 0; j < COLUMNS / 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 4; e += 2)
+          visit(row() + i * 16 + lane / 4 + e * 4, column() + j * 8 + lane % 4 * 2, &sums[i][j][e]);
+  }
+};
 
 // Writes N neighbours of a line that ends after `valid` of them; as one vector where lines start at whole vectors.
 template <int N, class T>

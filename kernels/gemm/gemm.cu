@@ -66,8 +66,12 @@ using T = tile::Storage<PRECISION>::Type;
 using TileA = tile::Operand<T, BLOCK_M, BLOCK_K, PAD, TENSOR || LAYOUT_A == 0>;
 using TileB = tile::Operand<T, BLOCK_N, BLOCK_K, PAD, false>;
 
-constexpr int THREADS =
-    TENSOR ? (BLOCK_M / WARP_M) * (BLOCK_N / WARP_N) * 32 : (BLOCK_M / THREAD_M) * (BLOCK_N / THREAD_N);
+#if TENSOR
+using Sums = tile::WarpSums<TileA, TileB, WARP_M, WARP_N>;
+#else
+using Sums = tile::ThreadSums<TileA, TileB, THREAD_M, THREAD_N, UNROLL, PREFETCH != 0>;
+#endif
+constexpr int THREADS = Sums::THREADS;
 constexpr int BYTES = STAGES * (TileA::BYTES + TileB::BYTES);
 
 #ifdef BLOCK_THREADS
@@ -76,11 +80,8 @@ static_assert(BLOCK_THREADS == THREADS, "launch.py and the tile disagree about t
 #ifdef SHARED_BYTES
 static_assert(SHARED_BYTES == BYTES, "launch.py and the tile disagree about shared memory");
 #endif
-static_assert(THREADS <= 1024, "a block has at most 1024 threads");
-static_assert(TENSOR || (BLOCK_M % THREAD_M == 0 && BLOCK_N % THREAD_N == 0), "a tile is made of whole register tiles");
-static_assert(!TENSOR || (PRECISION != 0 && BLOCK_M % WARP_M == 0 && BLOCK_N % WARP_N == 0 && WARP_M % 16 == 0 &&
-                          WARP_N % 8 == 0 && BLOCK_K % 16 == 0),
-              "tensor cores multiply 16 x 16 by 16 x 8 numbers of 16 bits");
+static_assert(THREADS <= 1024 && BYTES <= 227 * 1024, "no GPU runs such a block");
+static_assert(!TENSOR || PRECISION != 0, "tensor cores multiply numbers of 16 bits");
 
 // The tile of C that a block computes. Blocks walk down SWIZZLE rows of tiles before they go to the next column.
 DEVICE void place(int m, int n, int& row, int& column) {
@@ -108,66 +109,29 @@ struct Depth {
   }
 };
 
-// Brings the operands of every stage and calls multiply(tile of A, tile of B).
-template <class Multiply>
-DEVICE void over_depth(const Matrices& x, int row, int column, Multiply multiply) {
+DEVICE void compute(const Matrices& x, int row, int column) {
   DYNAMIC_SHARED(T, shared);
+  T *const tiles_a = shared, *const tiles_b = shared + STAGES * TileA::SIZE;
   const Depth depth(x.k);
+  Sums sums;
   tile::pipeline<STAGES>(
       depth.tiles,
       [&](int t, int stage) {
-        T* a = shared + stage * TileA::SIZE;
-        T* b = shared + STAGES * TileA::SIZE + stage * TileB::SIZE;
+        T* a = tiles_a + stage * TileA::SIZE;
         const int k = (depth.first + t) * BLOCK_K;
         if constexpr (TileA::ALONG_DEPTH)
           tile::load<TileA, VECTOR, (STAGES > 1), THREADS>(a, x.a, x.m, x.k, row, k);
         else
           tile::load_transposed<TileA, VECTOR, (STAGES > 1), THREADS>(a, x.a, x.m, x.k, row, k);
-        tile::load<TileB, VECTOR, (STAGES > 1), THREADS>(b, x.b, x.k, x.n, k, column);
+        tile::load<TileB, VECTOR, (STAGES > 1), THREADS>(tiles_b + stage * TileB::SIZE, x.b, x.k, x.n, k, column);
       },
-      [&](int stage) { multiply(shared + stage * TileA::SIZE, shared + STAGES * TileA::SIZE + stage * TileB::SIZE); });
-}
-
-// N neighbouring sums to C; what lies outside is left out.
-template <int N>
-DEVICE void put(const Matrices& x, int row, int column, const float* sums) {
-  if (row < x.m)
-    tile::store<N>(x.c + static_cast<long long>(row) * x.n + column, sums, x.n - column, x.n % N == 0);
-}
-
-#if TENSOR
-DEVICE void compute(const Matrices& x, int row, int column) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int warp_row = warp / (BLOCK_N / WARP_N) * WARP_M, warp_column = warp % (BLOCK_N / WARP_N) * WARP_N;
-  float sums[WARP_M / 16][WARP_N / 8][4] = {};
-  over_depth(x, row, column, [&](const T* a, const T* b) {
-    tile::multiply_tensor<TileA, TileB>(sums, a, b, warp_row, warp_column);
+      [&](int stage) { sums.multiply(tiles_a + stage * TileA::SIZE, tiles_b + stage * TileB::SIZE); });
+  sums.each([&](int i, int j, const float* group) {  // what lies outside of C is left out
+    if (row + i < x.m)
+      tile::store<Sums::GROUP>(x.c + static_cast<long long>(row + i) * x.n + column + j, group, x.n - column - j,
+                               x.n % Sums::GROUP == 0);
   });
-#pragma unroll
-  for (int i = 0; i < WARP_M / 16; ++i)
-#pragma unroll
-    for (int j = 0; j < WARP_N / 8; ++j)
-#pragma unroll
-      for (int e = 0; e < 4; e += 2)
-        put<2>(x, row + warp_row + i * 16 + lane / 4 + e * 4, column + warp_column + j * 8 + lane % 4 * 2, &sums[i][j][e]);
 }
-#else
-DEVICE void compute(const Matrices& x, int row, int column) {
-  using Rows = tile::Share<TileA, THREAD_M>;
-  using Columns = tile::Share<TileB, THREAD_N>;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int thread_row = thread / Columns::ACROSS, thread_column = thread % Columns::ACROSS;
-  float sums[THREAD_M][THREAD_N] = {};
-  over_depth(x, row, column, [&](const T* a, const T* b) {
-    tile::multiply<TileA, TileB, UNROLL, PREFETCH != 0>(sums, a, b, thread_row, thread_column);
-  });
-#pragma unroll
-  for (int i = 0; i < THREAD_M; ++i)
-#pragma unroll
-    for (int j = 0; j < THREAD_N; j += Columns::GROUP)
-      put<Columns::GROUP>(x, row + Rows::index(thread_row, i), column + Columns::index(thread_column, j), &sums[i][j]);
-}
-#endif
 
 }  // namespace
 
