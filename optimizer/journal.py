@@ -23,7 +23,7 @@ from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
 from optimizer.space import Json, Point
 from optimizer.stats import Judgement, Verdict
-from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Reason, Samples, Stage, Trial
+from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Reason, Samples, Stage, Summary, Trial
 
 FORMAT = "optimizer-journal"
 VERSION = 1
@@ -76,6 +76,27 @@ class Study:
 # --- to and from JSON
 
 
+def header_document(study: Study) -> Json:
+    """The first line."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "id": study.id,
+        "study": study.name,
+        "created_at_s": study.created_at_s,
+        "settings": asdict(study.settings),
+        "key": study.recipe.key,
+        "recipe": study.recipe.document(),
+        "environment": study.environment.document(),
+    }
+
+
+def journal_bytes(study: Study) -> bytes:
+    """A whole study as a journal, for what was not searched here."""
+    lines = [line_of(header_document(study)), *(line_of(trial_document(t)) for t in study.trials)]
+    return b"".join(lines + ([line_of(_ending_document(study.ending))] if study.ending else []))
+
+
 def trial_document(trial: Trial) -> Json:
     outcome = trial.outcome
     if isinstance(outcome, Measured):
@@ -83,6 +104,8 @@ def trial_document(trial: Trial) -> Json:
             "check": {"errors": _numbers(outcome.check.errors), "quality": _numbers(outcome.check.quality)},
             "samples": {name: list(values) for name, values in outcome.samples.items()},
         }
+        if outcome.summaries:
+            told["summaries"] = {name: _told_of(summary) for name, summary in outcome.summaries.items()}
     else:
         told = {"failed": {"stage": outcome.stage, "reason": outcome.reason, "log": outcome.log}}
     return {
@@ -98,6 +121,10 @@ def trial_document(trial: Trial) -> Json:
     }
 
 
+def _told_of(summary: Summary) -> Json:
+    return {name: value for name, value in asdict(summary).items() if value is not None}
+
+
 def trial_from(document: Json) -> Trial:
     """The inverse of trial_document. Raises KeyError, TypeError or ValueError on anything else."""
     outcome: Measured | Failed
@@ -106,7 +133,8 @@ def trial_from(document: Json) -> Trial:
         outcome = Failed(Stage(failed["stage"]), Reason(failed["reason"]), str(failed["log"]), document["same_as"])
     else:
         check = Check(_numbers(document["check"]["errors"]), _numbers(document["check"]["quality"]))
-        outcome = Measured(check, _samples(document["samples"]), document["same_as"])
+        summaries = {str(name): Summary(**told) for name, told in document.get("summaries", {}).items()}
+        outcome = Measured(check, _samples(document["samples"]), document["same_as"], summaries)
     return Trial(
         candidate=Candidate(int(document["number"]), Point(document["point"])),
         outcome=outcome,
@@ -303,19 +331,10 @@ class Journal:
                 f"The study can't be written to {path.parent}: {error.strerror}. Name another folder with "
                 "studies_dir=FOLDER."
             ) from None
-        journal.write(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "id": os.urandom(8).hex(),
-                "study": name,
-                "created_at_s": time.time(),
-                "settings": asdict(settings),
-                "key": recipe.key,
-                "recipe": recipe.document(),
-                "environment": environment.document(),
-            }
+        study = Study(
+            name, recipe, environment, (), id=os.urandom(8).hex(), created_at_s=time.time(), settings=settings
         )
+        journal.write(header_document(study))
         return journal
 
     @classmethod

@@ -47,6 +47,27 @@ Samples = Mapping[str, tuple[float, ...]]
 """Raw readings by metric, in SI base units: {"latency_s": (1.2e-3, …), "energy_j": …}."""
 
 
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What somebody told of readings that are not listed, in SI base units. What was not told is None, never invented.
+
+    `sd` is the standard deviation as told: whether divided by n or by n − 1 is rarely said.
+    """
+
+    mean: float | None = None
+    sd: float | None = None
+    low: float | None = None  # the smallest reading
+    high: float | None = None  # the largest
+    median: float | None = None
+    p95: float | None = None
+    n: int | None = None  # how many readings
+
+    @property
+    def typical(self) -> float | None:
+        """The one number that stands for the readings: their median where it was told, else their mean."""
+        return self.median if self.median is not None else self.mean
+
+
 class Stage(StrEnum):
     BUILD = "build"
     VERIFY = "verify"
@@ -76,6 +97,7 @@ class Measured:
     check: Check
     samples: Samples
     same_as: int | None = None  # the trial whose machine code this one shares and whose readings it took over
+    summaries: Mapping[str, Summary] = field(default_factory=dict)  # metrics of which the single readings are not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +130,17 @@ class Trial:
 
 
 def samples_of(trial: Trial) -> Samples:
-    """Every reading of a trial: what the build told, errors and quality (one each), and the runs' samples."""
+    """Every reading of a trial: what the build told, errors and quality (one each), and the runs' samples.
+
+    A metric of which only a summary is known counts with one number, its median or else its mean.
+    """
     facts = trial.artifact.facts if trial.artifact else {}
     once = {name: (value,) for name, value in facts.items()}
     if isinstance(trial.outcome, Failed):
         return once
     check = {name: (v,) for name, v in {**trial.outcome.check.errors, **trial.outcome.check.quality}.items()}
-    return once | check | dict(trial.outcome.samples)
+    told = {n: (s.typical,) for n, s in trial.outcome.summaries.items() if s.typical is not None}
+    return once | check | told | dict(trial.outcome.samples)
 
 
 def metrics_of(trial: Trial) -> dict[str, float]:

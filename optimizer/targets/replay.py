@@ -71,7 +71,11 @@ class Replay:
 
     def _answer(self, trial: Trial) -> Outcome:
         outcome = trial.outcome
-        if isinstance(outcome, Failed) or READINGS not in outcome.samples:
+        if isinstance(outcome, Failed):
+            return outcome
+        told = {name: (s.typical,) for name, s in outcome.summaries.items() if s.typical is not None}
+        outcome = Measured(outcome.check, {**told, **outcome.samples})
+        if READINGS not in outcome.samples:
             return outcome
         kept = {name: values for name, values in outcome.samples.items() if name != READINGS}
         if self._noise:
