@@ -97,6 +97,30 @@ def report(study: StudyName, words: Places = None) -> None:
 
 
 @app.command()
+def ingest(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH…",
+            help="Files and folders; and settings: studies_dir=…, tracking=none, tracking.uri=…, device=NAME (where a "
+            "file has none).",
+        ),
+    ],
+    json: AsJson = False,
+) -> None:
+    """Read benchmark files that exist (of this or other tools) into journals and MLflow, as studies.
+
+    \b
+    A file is a study; the same file twice changes nothing; unknown files are listed. What can be read: the files of
+    Chimera's benchmarks (JSON, CSV, Markdown), Kernel Tuner caches, T4, llama-bench, optimum-benchmark,
+    Google Benchmark, pytest-benchmark, hyperfine.
+    """
+    from optimizer.cli.ingest import command
+
+    command(words, as_json=json)
+
+
+@app.command()
 def export(
     study: StudyName,
     words: Places = None,

@@ -20,10 +20,11 @@ from optimizer.listeners.tracker import Status, write_status
 from optimizer.report.markdown import markdown, verdict_line
 from optimizer.trial import Trial
 
+PLACES = ("studies_dir", "tracking.uri", "tracking.experiment")
 
-def _settings(words: Sequence[str]) -> Mapping[str, str]:
+
+def settings_of(words: Sequence[str], known: Sequence[str] = PLACES) -> dict[str, str]:
     """The few settings that these commands take, as typed. Raises ConfigError for any other."""
-    known = ("studies_dir", "tracking.uri", "tracking.experiment")
     found = {}
     for word in sorted_words(words).hydra:
         key, _, value = word.partition("=")
@@ -44,14 +45,14 @@ def _journal(name: str, settings: Mapping[str, str]) -> Path:
 
 
 def report_command(name: str, words: Sequence[str]) -> None:
-    path = _journal(name, _settings(words))
+    path = _journal(name, settings_of(words))
     text = markdown(read(path))
     print(text, end="")
     _write(path.with_name("report.md"), text.encode())
 
 
 def export_command(name: str, words: Sequence[str], out: Path | None, *, force: bool) -> None:
-    study = read(_journal(name, _settings(words)))
+    study = read(_journal(name, settings_of(words)))
     winner = study.winner
     if winner is None or winner.number == 0:
         if not force:
@@ -99,10 +100,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def track_command(name: str, words: Sequence[str]) -> None:
-    settings = _settings(words)
+    settings = settings_of(words)
     path = _journal(name, settings)
     study = read(path)
-    uri = settings.get("tracking.uri") or _default_uri(path.resolve().parent.parent)
+    uri = settings.get("tracking.uri") or default_uri(path.resolve().parent.parent)
     experiment = settings.get("tracking.experiment") or study.recipe.target.name
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -125,14 +126,14 @@ def track_command(name: str, words: Sequence[str]) -> None:
     print(f"{len(study.trials)} trials of {study.name} are in {uri}, run {copy.parent}.")
 
 
-def _default_uri(studies_dir: Path) -> str:
+def default_uri(studies_dir: Path) -> str:
     return f"sqlite:///{studies_dir / 'mlflow.db'}"
 
 
 def ui_command(words: Sequence[str], host: str, port: int) -> None:
-    settings = _settings(words)
+    settings = settings_of(words)
     studies = Path(settings.get("studies_dir", "studies")).resolve()
-    uri = settings.get("tracking.uri") or _default_uri(studies)
+    uri = settings.get("tracking.uri") or default_uri(studies)
     if uri.startswith(("http://", "https://")):
         raise ConfigError(f"{uri} is a server already: open it in a browser.")
     if (database := sqlite_path(uri)) is not None and not database.exists():

@@ -53,7 +53,7 @@ def recording(path: Path) -> Recording:
         document = _document(path, text)
         name = key_of(path)
         trials = tuple(_trials(path, document))
-        space = _space(trials)
+        space = space_of(trials)
     if not any(isinstance(t.outcome, Measured) for t in trials):
         raise ConfigError(f"{path} holds no configuration that was measured: there is nothing to search for.")
     if not any(isinstance(k.domain, Float) for k in space.knobs):
@@ -110,7 +110,7 @@ def _trials(path: Path, document: Json) -> Sequence[Trial]:
     raise ConfigError(f"{path} is JSON of an unknown kind. What can be read: {', '.join(FORMATS)}, a journal.")
 
 
-def _space(trials: Sequence[Trial]) -> Space:
+def space_of(trials: Sequence[Trial]) -> Space:
     """Every parameter with the values that occur; numbers are ordered."""
     occurring: dict[str, dict[str, Value]] = {}
     for trial in trials:

@@ -18,7 +18,7 @@ HEAVY = {
     "deap": {"strategies/genetic.py"},
     "hydra": {"config/compose.py", "config/domains.py"},
     "omegaconf": {"config/compose.py", "cli/search.py"},
-    "rich": {"listeners/console.py", "cli/doctor.py", "cli/studies.py"},
+    "rich": {"listeners/console.py", "cli/doctor.py", "cli/ingest.py", "cli/studies.py"},
     "pynvml": {"nvml.py"},
     "matplotlib": {"report/curves.py"},
 }

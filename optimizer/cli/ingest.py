@@ -1,0 +1,133 @@
+"""The command ingest: files in, studies out, and what became of each file."""
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from optimizer.cli import FAILED
+from optimizer.cli.studies import default_uri, settings_of
+from optimizer.errors import ConfigError
+from optimizer.journal import Study
+from optimizer.readers.formats import FORMATS
+from optimizer.readers.ingest import JOURNAL, State, Taken, files_of, kept
+
+SETTINGS = ("studies_dir", "tracking", "tracking.uri", "tracking.experiment", "device")
+LISTED = 20  # files of a state that are named on the screen
+STATES: dict[State, str] = {
+    "new": "new",
+    "known": "known already, not touched",
+    "unknown": "of an unknown kind",
+    "damaged": "that can't be read",
+}
+
+
+def command(words: Sequence[str], *, as_json: bool) -> None:
+    """Exit code 1 where a file is damaged or MLflow can't be written to; 2 where nothing at all is benchmark data."""
+    paths = [Path(w) for w in words if not _is_setting(w)]
+    settings = settings_of([w for w in words if _is_setting(w)], SETTINGS)
+    if not paths:
+        raise ConfigError("ingest needs files or folders: python -m optimizer ingest FOLDER [studies_dir=DIR].")
+    if settings.get("tracking", "mlflow") not in ("mlflow", "none"):
+        raise ConfigError(f"tracking={settings['tracking']} is not known. Known: mlflow, none.")
+    studies = Path(settings.get("studies_dir", "studies"))
+    found = list(kept(files_of(paths), studies, settings.get("device", "")))
+    mine = [t.study for t in found if t.study is not None]
+    if not mine:
+        raise ConfigError(f"Nothing here is benchmark data that can be read.\n{_listed(found)}\n{_kinds()}")
+    problem = "" if settings.get("tracking") == "none" else _sent(mine, studies, settings)
+    if as_json:
+        print(json.dumps(_document(found, problem)))
+    else:
+        print(_said(found, studies))
+    if problem:
+        print(f"error: {problem}", file=sys.stderr)
+    if problem or any(t.state == "damaged" for t in found):
+        raise SystemExit(FAILED)
+
+
+def _is_setting(word: str) -> bool:
+    """KEY=VALUE; a file that is called so is named with its folder: ./a=b.json."""
+    return word.partition("=")[0] in SETTINGS or (
+        "=" in word and "/" not in word.partition("=")[0] and not Path(word).exists()
+    )
+
+
+def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> str:
+    """Sends to MLflow what it lacks; what went wrong, "" for nothing."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from optimizer.listeners.mlflow import StoreError, send, sqlite_path
+    from optimizer.listeners.tracker import Status, read_status, write_status
+
+    uri = settings.get("tracking.uri") or default_uri(folder.resolve())
+    if (database := sqlite_path(uri)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("MLflow", total=len(studies))
+        for study in studies:
+            journal = folder / study.name / JOURNAL
+            status = read_status(journal)
+            if status is None or (status.uri, status.sent, status.error) != (uri, len(study.trials), None):
+                experiment = settings.get("tracking.experiment") or study.recipe.target.name
+                try:
+                    copy = send(study, uri, experiment, lambda sent: None)
+                except StoreError as error:
+                    return (
+                        f"MLflow at {uri} can't be written to: {error}. The journals are complete; give this command "
+                        "again to send what is missing, or tracking=none to leave MLflow out."
+                    )
+                write_status(journal, Status(uri, copy.experiment_id, copy.parent, len(study.trials)))
+            progress.advance(task)
+    return ""
+
+
+def _said(found: Sequence[Taken], studies: Path) -> str:
+    counts = Counter(t.state for t in found)
+    kinds = Counter(t.what for t in found if t.study)
+    trials = sum(len(t.study.trials) for t in found if t.study)
+    lines = [
+        f"{len(found)} files: " + ", ".join(f"{counts[s]} {text}" for s, text in STATES.items() if counts[s]) + "."
+    ]
+    lines += [f"  {count:4d}  {what}" for what, count in kinds.most_common()]
+    lines += [f"{trials} trials in {studies}."]
+    if listed := _listed(found):
+        lines += [listed]
+    lines += [f"next: python -m optimizer report {studies}"]
+    return "\n".join(lines)
+
+
+def _listed(found: Sequence[Taken]) -> str:
+    """The files that became no study, and why."""
+    lines = []
+    bad: tuple[State, ...] = ("damaged", "unknown")
+    for state in bad:
+        mine = [t for t in found if t.state == state]
+        lines += [f"  {state}: {t.path}: {t.why}" for t in mine[:LISTED]]
+        if len(mine) > LISTED:
+            lines.append(f"  … and {len(mine) - LISTED} more {STATES[state]} (--json lists them all)")
+    return "\n".join(lines)
+
+
+def _kinds() -> str:
+    return f"What can be read: {', '.join(f.what for f in FORMATS)}."
+
+
+def _document(found: Sequence[Taken], problem: str) -> dict[str, object]:
+    files = [
+        {
+            "file": str(t.path),
+            "state": t.state,
+            "kind": t.what,
+            "study": t.study.name if t.study else None,
+            "trials": len(t.study.trials) if t.study else 0,
+            "why": t.why,
+        }
+        for t in found
+    ]
+    return {"files": files, "counts": dict(Counter(t.state for t in found)), "problem": problem or None}
