@@ -157,7 +157,7 @@ struct Matrix {
 };
 
 // Products in the body of the loop over a row's loads: what would be more (a product with an activation that must be
-// looked up counts as four) is loaded in smaller pieces and unrolled less, or compilers take minutes over it.
+// looked up counts as eight) is loaded in smaller pieces and unrolled less, or compilers take minutes over it.
 constexpr int BODY = 1024;
 
 __device__ constexpr int load_of(int bits, int products) {
@@ -169,7 +169,7 @@ __device__ constexpr int load_of(int bits, int products) {
 template <int BITS, int HOW, int TOKENS>
 struct Format {
   static constexpr bool INTEGER = BITS <= 8;
-  static constexpr int EACH = TOKENS * GEMV_ROWS * (HOW == DENSE ? 1 : 4);
+  static constexpr int EACH = TOKENS * GEMV_ROWS * (HOW == DENSE ? 1 : 8);
   static constexpr int WORDS = load_of(BITS, EACH) / 4;
   static constexpr int CHUNK = WORDS * 32 / BITS;  // weights of a load
   static constexpr int MOST = BODY / (CHUNK * EACH);

@@ -1,0 +1,390 @@
+"""Which launches take tokens through the decoder? Buffers and launches of decoder.cu for one model at one point."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from optimizer.space import Value
+from optimizer.targets.cuda.operands import ceil_div
+from optimizer.targets.cuda.plan import Array, Block, Launch
+
+from .packing import Packed, pack, padded
+from .weights import LANES, LAST_NORM, PARTS, Changes, Config, Floats, Model
+
+FUSE_NORM = {"apart": 0, "pair": 1, "product": 2}
+KEPT = {32: np.dtype(np.float32), 16: np.dtype(np.uint16), 8: np.dtype(np.int8)}
+KEPT_NAN = {32: np.nan, 16: 0x7FC0, 8: 0}
+I, F = np.int32, np.float32
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The knobs that launches depend on; the defaults are decoder.cu's."""
+
+    changes: Changes
+    kv_bits: int = 32
+    warps: int = 4
+    lanes: int = 32
+    rows: int = 1
+    load_bytes: int = 16
+    batch_tile: int = 4
+    step_tile: int = 1
+    stage: bool = True
+    shared_pad: int = 0
+    fuse_norm: int = 0
+    fuse_qkv: bool = True
+    fuse_geglu: bool = False
+    fuse_rope: bool = False
+    attention_threads: int = 128
+    kv_load_bytes: int = 8
+    row_threads: int = 128
+    prefill_rows: int = 32
+
+    @classmethod
+    def of(cls, knobs: Mapping[str, Value], batch: int) -> "Settings":
+        changes = Changes(
+            weight_bits=int(knobs.get("weight_bits", 32)),
+            group=int(knobs.get("group_size", 64)),
+            pruning=str(knobs.get("pruning", "none")),
+            sparsity_pct=int(knobs.get("sparsity_pct", 0)),
+            quantize_embedding=bool(knobs.get("quantize_embedding", False)),
+        )
+        tile = int(knobs.get("BATCH_TILE", 4))
+        return cls(
+            changes,
+            kv_bits=int(knobs.get("kv_bits", 32)),
+            warps=int(knobs.get("GEMV_WARPS", 4)),
+            lanes=int(knobs.get("GEMV_LANES", 32)),
+            rows=int(knobs.get("GEMV_ROWS", 1)),
+            load_bytes=int(knobs.get("LOAD_BYTES", 16)),
+            batch_tile=tile,
+            step_tile=min(tile, 1 << batch.bit_length() - 1),  # the largest power of two within both
+            stage=bool(knobs.get("STAGE", True)),
+            shared_pad=int(knobs.get("SHARED_PAD", 0)),
+            fuse_norm=FUSE_NORM[str(knobs.get("fuse_norm", "apart"))],
+            fuse_qkv=bool(knobs.get("fuse_qkv", True)),
+            fuse_geglu=bool(knobs.get("FUSE_GEGLU", False)),
+            fuse_rope=bool(knobs.get("FUSE_ROPE", False)),
+            attention_threads=int(knobs.get("ATTENTION_THREADS", 128)),
+            kv_load_bytes=int(knobs.get("KV_LOAD_BYTES", 8)),
+            row_threads=int(knobs.get("ROW_THREADS", 128)),
+            prefill_rows=int(knobs.get("PREFILL_ROWS", 32)),
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of rows of activations, in floats: whole 64s, whose ends hold zeros."""
+
+    c: Config
+
+    @property
+    def hidden(self) -> int:
+        return padded(self.c.hidden, 64)
+
+    @property
+    def mixed(self) -> int:
+        return padded(self.c.heads * self.c.head_dim, 64)
+
+    @property
+    def ffn(self) -> int:
+        return padded(self.c.ffn, 64)
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """Rows of the matrices of queries, keys and values."""
+        kv = padded(self.c.kv_heads * self.c.head_dim, LANES)
+        return padded(self.c.heads * self.c.head_dim, LANES), kv, kv
+
+    @property
+    def up(self) -> int:
+        """Where the rows of `up` begin, after those of `gate`."""
+        return padded(self.c.ffn, LANES)
+
+    @property
+    def room(self) -> int:
+        """Of a key or value in the cache."""
+        return padded(self.c.head_dim, 16)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The (first + i)th tokens, i < count, of sequences from `sequence` on that each have `length` from `position` on."""
+
+    count: int
+    first: int = 0
+    length: int = 1
+    position: int = 0
+    sequence: int = 0
+    step: bool = False  # one token of each sequence: generation
+
+    @property
+    def place(self) -> tuple[np.generic, ...]:
+        return I(self.first), I(self.length), I(self.position), I(self.sequence)
+
+    @property
+    def last_position(self) -> int:
+        end = self.first + self.count
+        return self.position + (self.length - 1 if end >= self.length else end - 1)
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Rows first, first + step, … of a forward pass, `count` of them, whose logits go to rows `to`, …"""
+
+    first: int
+    step: int
+    count: int
+    to: int
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """What a product, or a launch before it, does to its activations."""
+
+    pre: str
+    post: str = ""  # the sum that comes before it, if one does
+
+
+def product_shared_bytes(s: Settings, stride: int, tile: int) -> int:
+    return 4 * tile * (stride + stride // 16 * s.shared_pad) if s.stage else 0
+
+
+def attention_shared_bytes(s: Settings, sizes: Sizes, seen: int) -> int:
+    vector = s.kv_load_bytes * 8 // s.kv_bits
+    vectors = ceil_div(sizes.c.head_dim, vector)
+    partial = max(1, s.attention_threads // vectors) * vectors * vector
+    return 4 * (3 * sizes.room + padded(seen, 4) + partial)
+
+
+@dataclass(frozen=True)
+class Forward:
+    """`sequences` in progress, each of at most `positions` tokens, up to `most` tokens a launch, `context` seen.
+
+    capacity: tokens of a sequence in the cache's ring: `context` before each of those that a launch writes.
+    """
+
+    model: Model
+    s: Settings
+    sequences: int
+    positions: int
+    context: int
+    most: int
+    logits_rows: int
+    sizes: Sizes = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", Sizes(self.model.config))
+
+    @property
+    def c(self) -> Config:
+        return self.model.config
+
+    @property
+    def capacity(self) -> int:
+        return self.context + min(self.most, self.positions)
+
+    @cached_property
+    def matrices(self) -> Mapping[str, Packed]:
+        changes = self.s.changes
+        embedding = self.model.embedding(changes)
+        found = {"embedding": pack([embedding], changes.embedding_bits, "none", changes.group)}
+        for i in range(self.c.layers):
+            for part, names in PARTS.items():
+                matrices = [self.model.matrix(i, name, changes) for name in names]
+                found[f"{i}.{part}"] = pack(matrices, changes.weight_bits, changes.pruning, changes.group)
+        return found
+
+    def buffers(self, tokens: Array) -> dict[str, Array]:
+        """tokens (sequences, positions): those that are known."""
+        c, sizes, kept = self.c, self.sizes, KEPT[self.s.kv_bits]
+        found: dict[str, Array] = {"none": np.zeros(16, np.float32), "tokens": np.ascontiguousarray(tokens, np.int32)}
+        for name, m in self.matrices.items():
+            found[f"{name}.values"] = m.values
+            if m.has_scales:
+                found[f"{name}.scales"] = m.scales
+            if m.has_index:
+                found[f"{name}.index"] = m.index
+        for i in range(c.layers):
+            for name in ("input", "post_attention", "pre_ffn", "post_ffn", "q_norm", "k_norm"):
+                found[f"{i}.{name}"] = self.model.norm(i, name)
+        found["last"] = self.model.tensors[LAST_NORM]
+        found["local"], found["global"] = self._turns(c.local_base), self._turns(c.global_base)
+        q, k, v = sizes.parts
+        for name, size, stride in (
+            ("x0", c.hidden, sizes.hidden), ("x1", c.hidden, sizes.hidden), ("in", c.hidden, sizes.hidden),
+            ("qkv", q + k + v, q + k + v), ("mixed", c.heads * c.head_dim, sizes.mixed), ("out", c.hidden, sizes.hidden),
+            ("gate", 2 * sizes.up, 2 * sizes.up), ("inner", c.ffn, sizes.ffn),
+        ):  # fmt: skip
+            found[name] = np.zeros((self.most, stride), np.float32)
+            found[name][:, :size] = np.nan  # what is read before it is written shows
+        found["logits"] = np.full((self.logits_rows, self.vocab_room), np.nan, np.float32)
+        vectors = c.layers * self.sequences * self.capacity * c.kv_heads
+        for name in ("keys", "values"):
+            found[name] = np.zeros((vectors, sizes.room), kept)
+            found[name][:, : c.head_dim] = KEPT_NAN[self.s.kv_bits]
+            found[f"{name}.scales"] = np.full(vectors if self.s.kv_bits == 8 else 1, np.nan, np.float32)
+        return found
+
+    @property
+    def vocab_room(self) -> int:
+        return padded(self.c.vocab, LANES)
+
+    def _turns(self, base: float) -> Floats:
+        """(positions, head_dim): cosines, then sines, of the angles position * base^(-2i / head_dim)."""
+        size = self.c.head_dim
+        angles = np.arange(self.positions)[:, None] * base ** (-2.0 * np.arange(size // 2) / size)
+        return np.concatenate([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    # ---- launches
+
+    def launches(self, at: Tokens, picked: Picked | None, tokens_stride: int) -> list[Launch]:
+        """The tokens through all layers, and the logits of the picked rows."""
+        c, s = self.c, self.s
+        m = self.matrices["embedding"]
+        factor = F(np.sqrt(np.float32(c.hidden)))
+        arguments = ("tokens", I(tokens_stride), *at.place, "embedding.values", self._scales("embedding"), I(m.slots),
+                     I(m.groups), I(c.hidden), factor, "x0", I(self.sizes.hidden))  # fmt: skip
+        out = [Launch("embed", (at.count, 1, 1), (s.row_threads, 1, 1), arguments)]
+        x, added = "x0", ""
+        everything = Picked(0, 1, at.count, 0)
+        for i in range(c.layers):
+            q, k, v = self.sizes.parts
+            parts = [(0, q + k + v)] if s.fuse_qkv else [(0, q), (q, k), (q + k, v)]
+            step = "_step" if at.step else ""
+            more, x = self._products(
+                f"project{step}", f"{i}.qkv", _Norm(f"{i}.input", added), x, "qkv", q + k + v, parts, everything
+            )
+            out += more
+            out += self._attention(i, at)
+            out += self._plain(f"project{step}", f"{i}.o", "mixed", self.sizes.mixed, "out", c.hidden, everything)
+            up = self.sizes.up
+            norm = _Norm(f"{i}.pre_ffn", f"{i}.post_attention")
+            name, to, stride, rows = (
+                (f"gate_up{step}", "inner", self.sizes.ffn, c.ffn) if s.fuse_geglu
+                else (f"project{step}", "gate", 2 * up, 2 * up)
+            )  # fmt: skip
+            more, x = self._products(name, f"{i}.gate_up", norm, x, to, stride, [(0, rows)], everything)
+            out += more
+            if not s.fuse_geglu:
+                arguments = ("gate", I(2 * up), I(up), "inner", I(self.sizes.ffn), I(c.ffn))
+                out.append(Launch("geglu", (at.count, 1, 1), (s.row_threads, 1, 1), arguments))
+            out += self._plain(f"project{step}", f"{i}.down", "inner", self.sizes.ffn, "out", c.hidden, everything)
+            added = f"{i}.post_ffn"
+        if picked:
+            out += self._products(
+                "logits", "embedding", _Norm("last", added), x, "logits", self.vocab_room, [(0, c.vocab)], picked
+            )[0]
+        return out
+
+    def choose(self, count: int, position: int, sequence: int, tokens_stride: int) -> Launch:
+        """The most likely token of the first `count` rows of logits becomes that at `position`."""
+        arguments = ("logits", I(self.vocab_room), I(self.c.vocab), "tokens", I(tokens_stride), I(position), I(sequence))
+        return Launch("choose", (count, 1, 1), (self.s.row_threads, 1, 1), arguments)
+
+    def surprise(self, count: int, position: int) -> Launch:
+        """Losses of the tokens that follow `count` rows of logits, from `position` on."""
+        arguments = ("logits", I(self.vocab_room), I(self.c.vocab), "tokens", I(position), "losses")
+        return Launch("surprise", (count, 1, 1), (self.s.row_threads, 1, 1), arguments)
+
+    def _scales(self, matrix: str) -> str:
+        return f"{matrix}.scales" if self.matrices[matrix].has_scales else "none"
+
+    def _products(
+        self, kernel: str, matrix: str, norm: _Norm, x: str, y: str, y_stride: int, parts: list[tuple[int, int]], at: Picked
+    ) -> tuple[list[Launch], str]:
+        """A product of normalised activations, and where x lies after it."""
+        s, out, add = self.s, [], int(bool(norm.post))
+        post = norm.post or "none"
+        if s.fuse_norm < 2:
+            both = [(add, 1)] if s.fuse_norm == 1 or not add else [(1, 0), (0, 1)]
+            for adds, norms in both:
+                arguments = (x, "out", post, norm.pre, "in", I(self.c.hidden), I(self.sizes.hidden), I(at.first),
+                             I(at.step), I(adds), I(norms), F(self.c.eps))  # fmt: skip
+                out.append(Launch("normalise", (at.count, 1, 1), (s.row_threads, 1, 1), arguments))
+            source = ("in", "none", "none", "none", "none")
+            kept = x
+        else:
+            kept = {"x0": "x1", "x1": "x0"}[x] if add else x
+            source = (x, "out", post, norm.pre, kept if add else "none")
+        fused = int(s.fuse_norm == 2)
+        for row, rows in parts:
+            out.append(
+                self._product(
+                    kernel, matrix, source, self.sizes.hidden, fused, add & fused, y, y_stride, row, rows, at
+                )
+            )
+        return out, kept
+
+    def _plain(self, kernel: str, matrix: str, x: str, stride: int, y: str, rows: int, at: Picked) -> list[Launch]:
+        source = (x, "none", "none", "none", "none")
+        return [self._product(kernel, matrix, source, stride, 0, 0, y, self.sizes.hidden, 0, rows, at)]
+
+    def _product(
+        self, kernel: str, matrix: str, source: tuple[str, ...], stride: int, norm: int, add: int, y: str, y_stride: int,
+        row: int, rows: int, at: Picked,
+    ) -> Launch:  # fmt: skip
+        s, m = self.s, self.matrices[matrix]
+        tile = s.batch_tile if kernel in ("project", "gate_up") else s.step_tile
+        index = f"{matrix}.index" if m.has_index else "none"
+        arguments = (
+            f"{matrix}.values", self._scales(matrix), index, I(m.slots), I(m.groups), *source, I(m.columns), I(stride),
+            I(at.first), I(at.step), I(norm), I(add), F(self.c.eps), y, I(y_stride), I(at.to), I(row), I(rows),
+            I(at.count), I(self.sizes.up),
+        )  # fmt: skip
+        a_block = s.warps * 32 // s.lanes * s.rows
+        grid = (ceil_div(rows, a_block), ceil_div(at.count, tile), 1)
+        return Launch(kernel, grid, (s.warps * 32, 1, 1), arguments, product_shared_bytes(s, stride, tile))
+
+    def _attention(self, layer: int, at: Tokens) -> list[Launch]:
+        c, s, sizes = self.c, self.s, self.sizes
+        q, k, v = sizes.parts
+        local = c.is_local(layer)
+        seen = min(self.context, c.window) if local else self.context
+        cache = ("keys", "values", "keys.scales", "values.scales",
+                 np.int64(layer * self.sequences * self.capacity * c.kv_heads), I(self.capacity), I(sizes.room))  # fmt: skip
+        heads = (f"{layer}.q_norm", f"{layer}.k_norm", "local" if local else "global", I(c.heads), I(c.kv_heads),
+                 I(c.head_dim), I(q), I(q + k), F(c.eps))  # fmt: skip
+        shared = ("qkv", I(q + k + v), *cache, *heads, *at.place)
+        own, out = s.fuse_rope and at.step, []
+        if not own:
+            out.append(Launch("prepare", (c.heads + 2 * c.kv_heads, at.count, 1), (32, 1, 1), shared))
+        most = min(seen, at.last_position + 1)
+        scale = F(1.0 / np.sqrt(c.query_scalar))
+        arguments = (*shared, I(seen), scale, I(padded(most, 4)), "mixed", I(sizes.mixed))
+        out.append(
+            Launch(
+                "attend_step" if own else "attend", (c.heads, at.count, 1), (s.attention_threads, 1, 1), arguments,
+                attention_shared_bytes(s, sizes, most),
+            )
+        )  # fmt: skip
+        return out
+
+
+def blocks_of(s: Settings, sizes: Sizes, seen: int) -> dict[str, Block]:
+    """Every kernel that runs of this model may launch, with its largest block."""
+    threads, rows, c = s.warps * 32, Block(s.row_threads), sizes.c
+    widest = max(sizes.hidden, sizes.mixed, sizes.ffn)
+    attend = Block(s.attention_threads, attention_shared_bytes(s, sizes, min(seen, c.window) if c.pattern > c.layers else seen))
+    found = {
+        "embed": rows,
+        "project": Block(threads, product_shared_bytes(s, widest, s.batch_tile)),
+        "project_step": Block(threads, product_shared_bytes(s, widest, s.step_tile)),
+        "logits": Block(threads, product_shared_bytes(s, sizes.hidden, s.step_tile)),
+        "prepare": Block(32),
+        "attend": attend,
+        "choose": rows,
+        "surprise": rows,
+    }
+    if s.fuse_norm < 2:
+        found["normalise"] = rows
+    if s.fuse_geglu:
+        found["gate_up"] = Block(threads, product_shared_bytes(s, sizes.hidden, s.batch_tile))
+        found["gate_up_step"] = Block(threads, product_shared_bytes(s, sizes.hidden, s.step_tile))
+    else:
+        found["geglu"] = rows
+    if s.fuse_rope:
+        found["attend_step"] = attend
+    return found
