@@ -13,6 +13,7 @@ from optimizer.targets.cuda.operands import (
     ComparedTwice,
     Whole,
     ceil_div,
+    of_sums,
     rounded,
     stored,
     uniform,
@@ -24,7 +25,6 @@ from optimizer.targets.cuda.plan import Array, Block, Case, Launch, Work
 
 OPTIONS = {"m": Whole(2048), "n": Whole(2048), "k": Whole(2048)}
 SUM_THREADS = 256  # of gemm_sum
-OF_SUMS = 2e-5  # float sums in any order; see README.md
 Size = tuple[int, int, int]  # m, n, k
 
 
@@ -116,7 +116,8 @@ class Operation:
         a, b = _operands(size)
         kept_a, kept_b = rounded(a, self._precision), rounded(b, self._precision)
         judge = ComparedTwice("c", a.astype(np.float64) @ b.astype(np.float64), kept_a @ kept_b)
-        tolerances = {"max_rel_error": OF_SUMS + 4 * ROUNDING[self._precision], "max_rel_error_of_sums": OF_SUMS}
+        sums = of_sums(size[2], self._tensor)
+        tolerances = {"max_rel_error": sums + 4 * ROUNDING[self._precision], "max_rel_error_of_sums": sums}
         return Case(name, self._work(size, a, b), judge, tolerances)
 
 

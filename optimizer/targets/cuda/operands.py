@@ -10,7 +10,6 @@ from optimizer.errors import nearest
 from optimizer.targets.cuda.plan import Array, max_rel_error
 from optimizer.trial import Check, Reason, TrialError
 
-STATIC_SHARED_BYTES = 48 * 1024  # what a block may have without asking
 LARGEST_SHARED_BYTES = 99 * 1024  # what it may ask for on every GPU from sm_86 on
 ELEMENT_BYTES: Mapping[str, int] = {"f32": 4, "f16": 2, "bf16": 2}
 ROUNDING: Mapping[str, float] = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
@@ -40,6 +39,12 @@ def _whole(name: str, text: str | None, spec: Whole) -> int:
     if not (text.isascii() and text.isdigit() and spec.low <= int(text) <= spec.high):
         raise TrialError(Reason.REJECTED, f"{name}={text} is not a whole number from {spec.low} to {spec.high}")
     return int(text)
+
+
+def of_sums(terms: int, tensor_cores: bool) -> float:
+    """How far sums of `terms` products in float may lie apart, relative to the largest sum: kernels/gemm/README.md says
+    why. A tensor core cuts off where float rounds, each time that it adds 16 products."""
+    return 2e-5 + (ceil_div(terms, 16) * 2.0**-22 if tensor_cores else 0.0)
 
 
 def ceil_div(a: int, b: int) -> int:
