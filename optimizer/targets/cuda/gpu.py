@@ -98,9 +98,9 @@ class CudaGpu:
         return loaded
 
     def _uploaded(self, array: Array) -> "Buffer":
-        array = np.ascontiguousarray(array)
         buffer = self.device.allocate(max(1, array.nbytes), stream=self.stream)
         if array.nbytes:
+            array = np.ascontiguousarray(array)
             _checked("cuMemcpyHtoDAsync", int(buffer.handle), array.ctypes.data, array.nbytes, self.stream.handle)
             self.stream.sync()  # the array may go away
         return buffer
@@ -204,6 +204,7 @@ class CudaLoaded:
     def _marked(self, repeats: int, *, flush_l2: bool) -> "list[tuple[Event, list[Event]]]":
         marks: list[tuple[Event, list[Event]]] = []
         used = 0
+        self._reserve(repeats * (1 + len(self._phases)))
         for _ in range(repeats):
             if flush_l2:
                 self.gpu.flush_l2()
@@ -218,6 +219,7 @@ class CudaLoaded:
         return marks
 
     def _marked_together(self, repeats: int) -> "list[tuple[Event, list[Event]]]":
+        self._reserve(2)
         start = self._record(0)
         for _ in range(repeats):
             for starters in self._phases.values():
@@ -225,9 +227,12 @@ class CudaLoaded:
                     starter(self.gpu.stream)
         return [(start, [self._record(1)])]
 
-    def _record(self, index: int) -> "Event":
-        while len(self._events) <= index:
+    def _reserve(self, count: int) -> None:
+        """Beforehand, since making an event takes time."""
+        while len(self._events) < count:
             self._events.append(self.gpu.event())
+
+    def _record(self, index: int) -> "Event":
         return self.gpu.stream.record(self._events[index])
 
     def outputs(self) -> Mapping[str, Array]:
