@@ -1,0 +1,1 @@
+"""Models as nn.Module: loaded, pruned, quantised, compiled by one of several backends, and run in workers."""

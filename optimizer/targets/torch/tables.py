@@ -1,0 +1,79 @@
+"""Which tasks, transforms and backends are there? One line each; nothing heavy is imported before it is made."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from optimizer.space import Json
+from optimizer.targets.torch.parts import Backend, Knobs, Task, Transform
+
+MODELS = 'pip install "inference-optimizer[models]"'
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A backend, before anything of it is imported."""
+
+    make: Callable[[], Backend]
+    packages: tuple[str, ...] = ()  # modules beside torch that it imports
+    advice: str = ""  # how they are got
+    devices: tuple[str, ...] = ("cpu", "cuda")
+
+    def missing(self, device: str) -> str | None:
+        """What can be told without importing anything."""
+        if absent := [name for name in self.packages if find_spec(name) is None]:
+            return f"{', '.join(absent)} is not installed: {self.advice}."
+        if device not in self.devices:
+            return f"it does not run on device={device}."
+        return None
+
+
+def _eager() -> Backend:
+    from optimizer.targets.torch.backends.eager import Eager
+
+    return Eager()
+
+
+def _torchscript() -> Backend:
+    from optimizer.targets.torch.backends.torchscript import TorchScript
+
+    return TorchScript()
+
+
+def _compile() -> Backend:
+    from optimizer.targets.torch.backends.inductor import Compile
+
+    return Compile()
+
+
+def _aoti() -> Backend:
+    from optimizer.targets.torch.backends.aoti import Aoti
+
+    return Aoti()
+
+
+BACKENDS: Mapping[str, Offer] = {
+    "eager": Offer(_eager),
+    "torchscript": Offer(_torchscript),
+    "compile": Offer(_compile),
+    "aoti": Offer(_aoti),
+}
+"""A new backend is a file in backends/, a function above, a line here and a value of the knob `backend`."""
+
+
+TRANSFORMS: Mapping[str, Callable[[], Transform]] = {}
+"""In the order in which they are applied: prune, then quantize. Each is named like its knob."""
+
+
+def _net(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) -> Task:
+    from optimizer.targets.torch.nets import net_task
+
+    return net_task(options, knobs, device)
+
+
+TASKS: Mapping[str, Callable[[Mapping[str, Json], Knobs, str, Path], Task]] = {
+    "net": _net,  # options.net: mlp, conv, transformer
+}
+"""By the target's key `task`; made of the target's options, the point, the device (cpu, cuda) and a folder for what
+is worth keeping between studies (converted weights), in the worker."""
