@@ -229,6 +229,8 @@ DEVICE void multiply_16x8x16(float* d, const unsigned* a, const unsigned* b, f16
 }
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800  // sm_75 has no such instruction
 DEVICE void multiply_16x8x16(float* d, const unsigned* a, const unsigned* b, bf16) { mma_16x8x16_bf16(d, a, b); }
+#elif TENSOR && PRECISION == 2
+#error "tensor cores multiply bf16 from sm_80 on"
 #endif
 
 // sums += A B over the depth of B's tile on tensor cores, for the warp's tile of 16 TILES_M x 8 TILES_N sums that starts at
