@@ -33,6 +33,7 @@
 extern "C" {  // of AddressSanitizer; null without it
 __attribute__((weak)) void __sanitizer_start_switch_fiber(void** save, const void* bottom, size_t size);
 __attribute__((weak)) void __sanitizer_finish_switch_fiber(void* save, const void** bottom, size_t* size);
+__attribute__((weak)) void __sanitizer_print_stack_trace();
 }
 
 namespace cuda_on_host {
@@ -109,22 +110,27 @@ size_t random_below(size_t n) { return static_cast<size_t>((random_bits() >> 32)
 
 Fibre& running() { return *static_cast<Fibre*>(thread); }
 
+[[noreturn]] void end_as(const char* reason, const char* message) {
+  std::string text;
+  for (const char* c = message; *c; c++) {
+    if (*c == '"' || *c == '\\') text += '\\';
+    text += static_cast<unsigned char>(*c) < ' ' ? ' ' : *c;
+  }
+  printf("{\"error\":{\"reason\":\"%s\",\"message\":\"%s\"}}\n", reason, text.c_str());
+  fflush(stdout);
+  _exit(3);
+}
+
 [[noreturn]] __attribute__((format(printf, 1, 2))) void end_with(const char* format, ...) {
   char text[2048];
   va_list words;
   va_start(words, format);
   vsnprintf(text, sizeof text, format, words);
   va_end(words);
-  std::string line = "{\"error\":{\"reason\":\"crash\",\"message\":\"";
-  for (const char* c = text; *c; c++) {
-    if (*c == '"' || *c == '\\') line += '\\';
-    line += static_cast<unsigned char>(*c) < ' ' ? ' ' : *c;
-  }
-  line += "\"}}\n";
-  fputs(line.c_str(), stdout);
-  fflush(stdout);
-  _exit(3);
+  end_as("crash", text);
 }
+
+[[noreturn]] void out_of_memory() { end_as("memory", "no memory is left for buffers, shared memory or stacks"); }
 
 std::string here() {
   char text[256];
@@ -336,14 +342,13 @@ void add_fibre() {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   void* memory = mmap(nullptr, STACK_BYTES + page, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-  if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) != 0) end_with("no memory for a thread's stack");
+  if (memory == MAP_FAILED || mprotect(memory, page, PROT_NONE) != 0) out_of_memory();
   fibre->stack = static_cast<char*>(memory) + page;
 #if defined(__x86_64__)
   void** top = reinterpret_cast<void**>(fibre->stack + STACK_BYTES);
-  *--top = nullptr;                                 // a place for alignment,
-  *--top = nullptr;                                 // the address that live() never returns to,
-  *--top = reinterpret_cast<void*>(&live);          // and where cuda_on_host_switch returns to,
-  for (int i = 0; i < 6; i++) *--top = nullptr;     // with empty registers
+  *--top = nullptr;                              // where live() returns to, which it never does: 8 bytes off 16, as due
+  *--top = reinterpret_cast<void*>(&live);       // where cuda_on_host_switch returns to,
+  for (int i = 0; i < 6; i++) *--top = nullptr;  // with empty registers
   fibre->top = top;
 #else
   getcontext(&fibre->context);
@@ -403,7 +408,7 @@ void run_launch(size_t dynamic_bytes) {
   threads = static_cast<int>(block_size.x * block_size.y * block_size.z);
   while (static_cast<int>(fibres.size()) < threads) add_fibre();
   // An allocation of its own of exactly this size: what lies beyond it is AddressSanitizer's.
-  if (posix_memalign(&dynamic_shared, 16, std::max<size_t>(dynamic_bytes, 1)) != 0) end_with("no memory");
+  if (posix_memalign(&dynamic_shared, 16, std::max<size_t>(dynamic_bytes, 1)) != 0) out_of_memory();
   const Shared fixed = static_shared();
   const size_t count = static_cast<size_t>(grid_size.x) * grid_size.y * grid_size.z;
   std::vector<uint32_t> order(count);
@@ -429,6 +434,7 @@ int lane() { return running().number % WARP; }
 
 void fail(Site site, const char* message) {
   const uint3 t = thread->index;
+  if (__sanitizer_print_stack_trace != nullptr) __sanitizer_print_stack_trace();  // to stderr: who called
   end_with("%s, thread (%u, %u, %u): %s (%s:%d)", here().c_str(), t.x, t.y, t.z, message, short_name(site.file), site.line);
 }
 
@@ -591,7 +597,7 @@ int work() {
       int back = 0;
       if (fscanf(file, "%zu %d", &buffer.bytes, &back) != 2) end_with("work.txt: a buffer is not whole");
       buffer.read_back = back != 0;
-      if (posix_memalign(&buffer.start, 256, std::max<size_t>(buffer.bytes, 1)) != 0) end_with("no memory");
+      if (posix_memalign(&buffer.start, 256, std::max<size_t>(buffer.bytes, 1)) != 0) out_of_memory();
       if (fread(buffer.start, 1, buffer.bytes, contents) != buffer.bytes) end_with("buffers.bin ends too early");
       buffers.push_back(buffer);
     } else if (strcmp(word, "launch") == 0) {

@@ -3,6 +3,7 @@
 // One text for three compilers: NVRTC and nvcc (sm_75 and later; no toolkit header is included, so NVRTC needs none), and
 // g++, for which cuda_on_host.h runs the same kernel on the processor. What is native to CUDA (threadIdx, __syncthreads,
 // __shfl_xor_sync, atomicAdd, float4, min, expf, ...) exists on the host under the same names; what differs is below.
+// Alignment is asked for in front: `alignas(16) __shared__ float x[64];` is what all three take.
 #pragma once
 
 #if !defined(__CUDACC__) && !defined(__CUDACC_RTC__)

@@ -27,7 +27,7 @@ FLAGS = (
 )
 SANITIZERS = ("-fsanitize=address,alignment,bounds,integer-divide-by-zero,shift", "-fno-sanitize-recover=all")
 ASAN_OPTIONS = "detect_leaks=0:detect_stack_use_after_return=0:verify_asan_link_order=0:allocator_may_return_null=0"
-SHOWN_LINES = 12  # of what a sanitizer says
+SHOWN_LINES = 12  # of what a sanitizer says: the mistake and where it was made
 KINDS: Mapping[str, str] = {"b": "i", "i": "i", "u": "i", "f": "f"}  # of a NumPy scalar, in work.txt
 
 
@@ -137,7 +137,10 @@ class HostProgram:
             _write(work, seed, self.check.repeats, folder)
             # AddressSanitizer reserves address space by the TiB: it has a limit of its own on what is really used.
             address_space = None if self.check.sanitize else limit
-            command, environment = (str(self.path.resolve()),), {"ASAN_OPTIONS": asan, "UBSAN_OPTIONS": ""}
+            command, environment = (
+                (str(self.path.resolve()),),
+                {"ASAN_OPTIONS": asan, "UBSAN_OPTIONS": "print_stacktrace=1"},
+            )
             try:
                 with conversation(command, environment, folder, self.check.timeout_s, address_space) as program:
                     program.answer()
@@ -217,4 +220,4 @@ def _explained(error: TrialError) -> TrialError:
     for start, line in enumerate(lines):
         if "ERROR: AddressSanitizer" in line or "runtime error:" in line:
             return TrialError(Reason.CRASH, "\n".join(lines[start : start + SHOWN_LINES]))
-    return error
+    return TrialError(error.reason, "\n".join(lines[:SHOWN_LINES]))
