@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from optimizer.trial import Reason, TrialError
 
@@ -71,6 +71,29 @@ def _group(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen
             if stream is not None:
                 with contextlib.suppress(OSError):  # what the program did not read is lost with it
                     stream.close()
+
+
+class Program(Protocol):
+    """A running program as a conversation sees it: subprocess.Popen is one, a forked worker is another."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its status, negative for a signal. Raises subprocess.TimeoutExpired."""
+        ...
+
+
+@contextlib.contextmanager
+def adopted(group: int) -> Iterator[None]:
+    """A process group that somebody else started for us, held like those that are started here."""
+    _LIVE.add(group)
+    try:
+        yield
+    finally:
+        _kill(group)
+        _LIVE.discard(group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +158,7 @@ class Conversation:
     Every failure is a TrialError: a crash, silence beyond the time limit, memory, nonsense.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", stderr: IO[bytes], timeout_s: float) -> None:
+    def __init__(self, process: Program, stderr: IO[bytes], timeout_s: float) -> None:
         self._process, self._stderr, self._timeout_s = process, stderr, timeout_s
         self._unread = b""
         assert process.stdin and process.stdout
@@ -186,7 +209,7 @@ class Conversation:
         return line
 
     def _error(self, error: Any) -> TrialError:
-        known = {r.value: r for r in (Reason.MEMORY, Reason.REJECTED, Reason.CRASH)}
+        known = {r.value: r for r in (Reason.MEMORY, Reason.REJECTED, Reason.COMPILE, Reason.CRASH)}
         if not isinstance(error, dict):
             return TrialError(Reason.CRASH, str(error)[:MAX_LOG])
         reason = known.get(str(error.get("reason")), Reason.CRASH)
