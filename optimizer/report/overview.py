@@ -1,0 +1,164 @@
+"""What do several studies say together? Everything a report shows, as values; pages are made of it elsewhere.
+
+`overview` computes, `document` gives JSON; Markdown is in overview_markdown.py, and a page would be made of the same
+Overview. Every figure carries the trials it came from, as links (study, trial).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from optimizer.journal import Study
+from optimizer.readers.ingest import source_of
+from optimizer.report.advice import Advice, advice
+from optimizer.report.data import (
+    Collection,
+    DataSummary,
+    PerformanceRow,
+    absent,
+    collection,
+    data_summary,
+    group_of,
+    performance,
+    typical_values,
+)
+from optimizer.report.finding import Finding
+from optimizer.report.findings import findings
+from optimizer.report.spoils import spoils
+from optimizer.space import Json
+from optimizer.text import quantity, value_text
+from optimizer.trial import Failed
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study as one line: what it is, where it is from, what stands out."""
+
+    label: str  # S1, S2, …: what links are shown with
+    study: str
+    kind: str
+    group: str
+    file: str
+    sha256: str
+    date: str
+    date_from: str
+    trials: int
+    failed: int
+    metric: str
+    best: float | None  # as measured, confirmed or not
+    best_trial: int | None
+    best_is: str  # its configuration
+    copy_of: str = ""
+
+
+@dataclass(frozen=True)
+class Overview:
+    title: str
+    summary: tuple[str, ...]
+    data: DataSummary
+    sources: tuple[Source, ...]
+    performance: tuple[PerformanceRow, ...]
+    absent: tuple[str, ...]  # metrics of the table that no trial has
+    findings: Mapping[str, Finding]  # F1, F2, …
+    spoils: Mapping[str, Finding]  # D1, D2, …
+    advice: tuple[Advice, ...]
+
+
+def overview(studies: Sequence[Study], title: str) -> Overview:
+    data = collection(studies)
+    found = {f"F{i}": f for i, f in enumerate(findings(data), start=1)}
+    spoilt = {f"D{i}": f for i, f in enumerate(spoils(data), start=1)}
+    ordered = [*data.studies, *(s for s in studies if s.name in data.copies)]
+    summary = data_summary(data, studies)
+    given = advice({**found, **spoilt})
+    return Overview(
+        title,
+        tuple(_summary(summary, data, found, spoilt, given)),
+        summary,
+        tuple(_source(f"S{i}", s, data) for i, s in enumerate(ordered, start=1)),
+        tuple(performance(data)),
+        tuple(absent(data)),
+        found,
+        spoilt,
+        tuple(given),
+    )
+
+
+def _source(label: str, study: Study, data: Collection) -> Source:
+    source = source_of(study)
+    objective, best = study.recipe.goal.first, study.best
+    value = typical_values(best).get(objective.metric) if best else None
+    date = str(source.get("date") or datetime.fromtimestamp(study.created_at_s, UTC).isoformat(timespec="seconds"))
+    return Source(
+        label,
+        study.name,
+        study.recipe.target.name,
+        group_of(study),
+        str(source.get("file", "")),
+        str(source.get("sha256", "")),
+        date,
+        str(source.get("date_from", "the journal")),
+        len(study.trials),
+        sum(isinstance(t.outcome, Failed) for t in study.trials),
+        objective.metric,
+        value,
+        best.number if best else None,
+        " ".join(f"{n}={value_text(v)}" for n, v in best.point.items()) if best else "",
+        data.copies.get(study.name, ""),
+    )
+
+
+LEADING = (
+    ("option", "gain_low"),
+    ("model", "ratio"),
+    ("warmup-in-mean", ""),
+    ("cold-load-mistaken", "seeming_ratio"),
+    ("failure", "failed"),
+    ("knob", "share"),
+)
+"""The kinds of findings that the summary names, one each: the one with the largest figure of that name."""
+
+
+def _summary(
+    data: DataSummary,
+    kept: Collection,
+    found: Mapping[str, Finding],
+    spoilt: Mapping[str, Finding],
+    given: Sequence[Advice],
+) -> list[str]:
+    """A few sentences by rule: what there is, the strongest finding of each kind that holds, what to do first."""
+    failed = data.trials - data.measured
+    lines = [
+        f"{len(kept.studies)} studies{f' of {len(data.files)} files' if data.files else ''} with "
+        f"{data.trials} runs, {failed} of them failed"
+        + (f"; {len(data.copies)} files repeat others." if data.copies else ".")
+    ]
+    everything = {**found, **spoilt}
+    for kind, figure in LEADING:
+        mine = {
+            n: f
+            for n, f in everything.items()
+            if f.kind == kind and (f.test.holds or kind in ("failure", "cold-load-mistaken"))
+        }
+        if mine:
+            name = max(mine, key=lambda n: _largest(mine[n], figure))
+            lines.append(f"{name}: {mine[name].statement}")
+    if given:
+        lines.append(f"First of all: {given[0].text}")
+    return lines
+
+
+def _largest(finding: Finding, ending: str) -> float:
+    values = [float(v) for n, v in finding.test.figures.items() if n.endswith(ending) and isinstance(v, int | float)]
+    return max(values, default=0.0)
+
+
+def document(found: Overview) -> Json:
+    """The whole as JSON: numbers as numbers, links as {"study", "trial"}."""
+    told: dict[str, Any] = asdict(found)
+    return {"format": "optimizer-report", "version": 1, **told}
+
+
+def best_text(source: Source) -> str:
+    return "" if source.best is None else f"{quantity(source.metric, source.best)} (trial {source.best_trial})"

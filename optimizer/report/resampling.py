@@ -1,0 +1,163 @@
+"""How sure is a difference? Intervals and tests that need no table and no normal law, seeded so that they repeat.
+
+Sources: the percentile bootstrap (Efron and Tibshirani 1993, ch. 13); the permutation test (Fisher; Edgington and
+Onghena 2007); epsilon squared, the share of variance between groups less what chance alone gives (Kelley 1935); Holm's
+correction for many tests (Holm 1979); Spearman's rank correlation with its permutation variance 1/(n − 1); Welch's
+degrees of freedom (Welch 1947) for a ratio of means by the delta method on logarithms; the quantile of Student's t by
+the expansion 26.7.5 of Abramowitz and Stegun. SciPy would have them too; it is no dependency.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimizer.trial import Summary
+
+Floats = NDArray[np.float64]
+Z = NormalDist().inv_cdf(0.975)
+WORK = 4_000_000  # numbers that one test may draw
+MOST, LEAST = 1999, 199  # resamples
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value and its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_one(self) -> bool:
+        return self.low > 1 or self.high < 1
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a knob does to a metric. `ratio`: the median at its highest level over that at its lowest."""
+
+    share: Interval  # of the variance of the logarithm that the knob explains, 0 to 1
+    ratio: Interval
+    lowest: str
+    highest: str
+    p: float
+    n: int
+
+
+def resamples(n: int) -> int:
+    return max(LEAST, min(MOST, WORK // max(1, n)))
+
+
+def t_quantile(dof: float) -> float:
+    """The 97.5% quantile of Student's t; exact to 1% from 3 degrees of freedom on."""
+    if dof < 3:
+        return {1: 12.706, 2: 4.303}[max(1, math.floor(dof))]
+    z = Z
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + g1 / dof + g2 / dof**2 + g3 / dof**3
+
+
+def ratio_of_means(a: Summary, b: Summary) -> Interval | None:
+    """mean(a) / mean(b) from means, deviations and numbers of readings; None where one of them was not told."""
+    if a.mean is None or b.mean is None or a.sd is None or b.sd is None or not a.n or not b.n:
+        return None
+    if min(a.mean, b.mean) <= 0 or min(a.n, b.n) < 2:
+        return None
+    parts = [(s.sd / s.mean) ** 2 / s.n for s in (a, b) if s.sd is not None and s.mean and s.n]
+    variance = sum(parts)
+    ratio = a.mean / b.mean
+    if variance == 0:
+        return Interval(ratio, ratio, ratio)
+    dof = variance**2 / sum(p**2 / (s.n - 1) for p, s in zip(parts, (a, b), strict=True) if s.n)
+    half = t_quantile(dof) * math.sqrt(variance)
+    return Interval(ratio, ratio * math.exp(-half), ratio * math.exp(half))
+
+
+def ratio_of_medians(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """median(a) / median(b) with a bootstrap interval."""
+    first, second = np.asarray(a, float), np.asarray(b, float)
+    rng, times = np.random.default_rng(seed), resamples(len(a) + len(b))
+    drawn = _medians(first, rng, times) / _medians(second, rng, times)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(np.median(first) / np.median(second)), float(low), float(high))
+
+
+def _medians(values: Floats, rng: np.random.Generator, times: int) -> Floats:
+    return np.asarray(np.median(values[rng.integers(0, len(values), (times, len(values)))], axis=1))
+
+
+def effect(values: Sequence[float], levels: Sequence[Any], seed: int = 0) -> Effect:
+    """How a knob's levels differ in a positive metric. Each level should have two values or more."""
+    logs = np.log(np.asarray(values, float))
+    names = {name: i for i, name in enumerate(dict.fromkeys(map(str, levels)))}
+    codes = np.array([names[str(level)] for level in levels])
+    rng, times = np.random.default_rng(seed), resamples(len(logs))
+    seen = epsilon_squared(logs, codes, len(names))
+    shuffled = np.array([epsilon_squared(rng.permutation(logs), codes, len(names)) for _ in range(times)])
+    p = (1 + int(np.sum(shuffled >= seen - 1e-12))) / (times + 1)
+    shares, ratios = np.empty(times), np.empty(times)
+    medians = [float(np.median(logs[codes == c])) for c in range(len(names))]
+    low, high = int(np.argmin(medians)), int(np.argmax(medians))
+    groups = [np.flatnonzero(codes == c) for c in range(len(names))]
+    for i in range(times):
+        picked = np.concatenate([g[rng.integers(0, len(g), len(g))] for g in groups])
+        shares[i] = epsilon_squared(logs[picked], codes[picked], len(names))
+        ratios[i] = np.median(logs[picked][codes[picked] == high]) - np.median(logs[picked][codes[picked] == low])
+    spread = np.quantile(shares, [0.025, 0.975])
+    span = np.exp(np.quantile(ratios, [0.025, 0.975]))
+    by_code = {i: name for name, i in names.items()}
+    return Effect(
+        Interval(max(0.0, seen), max(0.0, float(spread[0])), max(0.0, float(spread[1]))),
+        Interval(math.exp(medians[high] - medians[low]), float(span[0]), float(span[1])),
+        by_code[low],
+        by_code[high],
+        p,
+        len(logs),
+    )
+
+
+def epsilon_squared(values: Floats, codes: NDArray[np.int64], groups: int) -> float:
+    """The share of the variance that lies between the groups, less what chance gives; below 0 where it is less."""
+    n = len(values)
+    total = float(np.sum((values - values.mean()) ** 2))
+    if total <= 0 or n <= groups:
+        return 0.0
+    counts = np.bincount(codes, minlength=groups)
+    sums = np.bincount(codes, weights=values, minlength=groups)
+    used = counts > 0
+    between = float(np.sum(sums[used] ** 2 / counts[used]) - n * values.mean() ** 2)
+    within = (total - between) / (n - int(used.sum()))
+    return (between - (int(used.sum()) - 1) * within) / total
+
+
+def holm(ps: Mapping[str, float]) -> dict[str, float]:
+    """The p values, corrected for how many there are."""
+    ordered, found, highest = sorted(ps.items(), key=lambda item: item[1]), {}, 0.0
+    for i, (name, p) in enumerate(ordered):
+        highest = max(highest, min(1.0, p * (len(ordered) - i)))
+        found[name] = highest
+    return found
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """The rank correlation and its two-sided p (normal approximation, fair from 8 pairs on)."""
+    x, y = ranks(a), ranks(b)
+    if x.std() == 0 or y.std() == 0:
+        return 0.0, 1.0
+    rho = float(np.corrcoef(x, y)[0, 1])
+    return rho, 2 * (1 - NormalDist().cdf(abs(rho) * math.sqrt(len(x) - 1)))
+
+
+def ranks(values: Sequence[float]) -> Floats:
+    """Ranks from 1; equal values share the mean of theirs."""
+    array = np.asarray(values, float)
+    _, inverse, counts = np.unique(array, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray((ends - (counts - 1) / 2)[inverse], float)
