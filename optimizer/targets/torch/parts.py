@@ -173,8 +173,8 @@ class Transform(Protocol):
 class Built:
     """What a cold build left in the folder.
 
-    `code`: a hash of the code that will run, "" where it can't be told: points whose code, transforms and run-time knobs
-    agree are measured once.
+    `code`: a hash of the code that will run, "" where it can't be told: points whose code, transforms and run-time
+    knobs agree are measured once.
     """
 
     code: str = ""
