@@ -68,6 +68,7 @@ namespace {
 constexpr bool DIRECT = ALGORITHM == 1, CHANNELS_LAST = LAYOUT == 1, ASYNC = STAGES > 1;
 constexpr int TERMS = DIRECT ? BLOCK_C * FILTER_H * FILTER_W : BLOCK_K;  // of a stage
 constexpr int THREADS = (BLOCK_O / THREAD_O) * (BLOCK_P / THREAD_P);
+constexpr int TIMES = UNROLL;  // nvcc expands no macro in a pragma of a lambda
 
 using Weights = tile::Operand<float, BLOCK_O, TERMS, PAD, false>;
 using Fields = tile::Operand<float, BLOCK_P, BLOCK_K, PAD, CHANNELS_LAST>;
@@ -207,7 +208,7 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, float* y
       },
       [&](int stage) {
         const float* from = shared + stage * STAGE;
-        tile::multiply<Weights, Fields, UNROLL, false>(sums, from, from + WEIGHTS_SIZE, thread_o(),
+        tile::multiply<Weights, Fields, TIMES, false>(sums, from, from + WEIGHTS_SIZE, thread_o(),
                                                          thread_p());
       });
 
@@ -276,9 +277,9 @@ DEVICE void convolve(const float* x, const float* w, const float* bias, float* y
         const int channels = min(BLOCK_C, d.c - chunk * BLOCK_C);
 #pragma unroll 1
         for (int c = 0; c < channels; ++c)
-#pragma unroll UNROLL
+#pragma unroll TIMES
           for (int r = 0; r < FILTER_H; ++r)
-#pragma unroll UNROLL
+#pragma unroll TIMES
             for (int s = 0; s < FILTER_W; ++s) {
               float weights[THREAD_O], inputs[THREAD_P];
               read_weights(weights, staged, w, thread_o(), (c * FILTER_H + r) * FILTER_W + s, chunk * TERMS, first_o, d);

@@ -103,9 +103,9 @@ struct Matrices {
 struct Depth {
   int first, tiles;
   DEVICE explicit Depth(int k) {
-    const int all = (k + BLOCK_K - 1) / BLOCK_K, each = (all + SPLIT_K - 1) / SPLIT_K;
-    first = static_cast<int>(blockIdx.z) * each;
-    tiles = first >= all ? 0 : first + each > all ? all - first : each;
+    const int all = (k + BLOCK_K - 1) / BLOCK_K, share = static_cast<int>(blockIdx.z);
+    first = all * share / SPLIT_K;
+    tiles = all * (share + 1) / SPLIT_K - first;
   }
 };
 

@@ -80,7 +80,7 @@ class Operation:
         m, n, k = x["BLOCK_M"], x["BLOCK_N"], x["BLOCK_K"]
         shares = x["SPLIT_K"] * k
         sizes: dict[str, Size] = {
-            "odd": (m + 1, n // 2 + 3, x["STAGES"] * shares + k // 2 + 1),
+            "odd": (m + 1, n // 2 + 3, (x["STAGES"] + 1) * shares - k // 2 + 1),
             "vectors": (m // 2 + 1, n + 8, shares + 8),
             "one": (1, 1, 1),
         }
