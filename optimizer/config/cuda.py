@@ -37,4 +37,6 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
         flags=tuple(node.get("flags") or ()),
     )
     watched = gpu or NoDevice(arch, versions)
-    return Made(target, compilers.space, watched, device, {}, compilers.missing, runs=gpu is not None)
+    return Made(
+        target, compilers.space, watched, device, {}, compilers.missing, preview=target.preview, runs=gpu is not None
+    )

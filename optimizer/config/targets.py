@@ -26,14 +26,15 @@ def made_target(composed: Composed, space: Space | None, plan: Plan, artifacts: 
 
 
 def _device_name(wanted: str, node: Tree) -> str:
-    """auto: the first that the target runs on."""
+    """auto: the first that the target runs on. cuda:1, cuda:GPU-…: which of several GPUs."""
     known = ("auto", "cpu", "cuda", "none")
-    if wanted not in known:
+    kind, _, which = wanted.partition(":")
+    if kind not in known or (which and kind != "cuda"):
         raise ConfigError(f"device={wanted} is not known.{nearest(wanted, known)}")
     offered = [str(d) for d in node["devices"]]
     if wanted == "auto":
         return offered[0]
-    if wanted not in offered:
+    if kind not in offered:
         raise ConfigError(f"target={node['name']} does not run on device={wanted}; it runs on {', '.join(offered)}.")
     return wanted
 
