@@ -38,5 +38,12 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
     )
     watched = gpu or NoDevice(arch, versions)
     return Made(
-        target, compilers.space, watched, device, {}, compilers.missing, preview=target.preview, runs=gpu is not None
+        target,
+        compilers.space,
+        watched,
+        device.partition(":")[0],
+        {},
+        compilers.missing,
+        preview=target.preview,
+        runs=gpu is not None,
     )
