@@ -114,8 +114,9 @@ class Operation:
 
     def _case(self, name: str, size: Size) -> Case:
         a, b = _operands(size)
-        kept_a, kept_b = rounded(a, self._precision), rounded(b, self._precision)
-        judge = ComparedTwice("c", a.astype(np.float64) @ b.astype(np.float64), kept_a @ kept_b)
+        exact = rounded(a, "f32") @ rounded(b, "f32")
+        kept = exact if self._precision == "f32" else rounded(a, self._precision) @ rounded(b, self._precision)
+        judge = ComparedTwice("c", exact, kept)
         sums = of_sums(size[2], self._tensor)
         tolerances = {"max_rel_error": sums + 4 * ROUNDING[self._precision], "max_rel_error_of_sums": sums}
         return Case(name, self._work(size, a, b), judge, tolerances)

@@ -170,7 +170,8 @@ class Operation:
 
     def _case(self, name: str, size: Size) -> Case:
         layers = Layers.of(size)
-        judge = ComparedTwice("y", layers.answer("f32"), layers.answer(self._precision))
+        exact = layers.answer("f32")
+        judge = ComparedTwice("y", exact, exact if self._precision == "f32" else layers.answer(self._precision))
         sums = of_sums(max(size.inputs, size.hidden), self._tensor)
         # A hidden unit near the middle between two stored numbers may be rounded to either.
         either = 0.0 if self._precision == "f32" else 2 * ROUNDING[self._precision]
