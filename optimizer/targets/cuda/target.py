@@ -1,5 +1,5 @@
 """How is a CUDA kernel built and run at a point? By NVRTC or nvcc with the point's flags and macros, then on a GPU in a
-process of its own; where there is none it is only built, and the processor executes it to see that its answers are right.
+process of its own; where there is none it is only built, and the processor executes it to check its answers.
 """
 
 import json
