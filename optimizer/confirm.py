@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from optimizer.measure import BLOCK_S, joined
+from optimizer.measure import BLOCK_S, MAX_THROTTLED_PCT, joined
 from optimizer.process import held_still
 from optimizer.protocols import Ending
 from optimizer.recipe import Recipe
@@ -37,6 +37,7 @@ class _Round:
     mine: Samples
     theirs: Samples
     load_pct: float = 0.0  # of others, meanwhile
+    throttled: bool = False  # a GPU, by heat
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class _Match:
                 return _Rounds()
             if found is None:
                 return _Rounds()
-            busy = found.load_pct > self.recipe.plan.max_foreign_load_pct
+            busy = found.load_pct > self.recipe.plan.max_foreign_load_pct or found.throttled
             (disturbed if busy else quiet).append(found)
         enough = len(quiet) >= fewest
         return _Rounds(tuple(quiet if enough else quiet + disturbed))
@@ -167,7 +168,8 @@ class _Match:
             return None
         one, two, three, four = values
         gain = (first.gain(two, one) * first.gain(three, four)) ** 0.5
-        return _Round(gain, joined([visits[0], visits[3]]), joined(visits[1:3]), load_pct)
+        throttled = any(max(v.get("throttled_pct", ()), default=0.0) > MAX_THROTTLED_PCT for v in visits)
+        return _Round(gain, joined([visits[0], visits[3]]), joined(visits[1:3]), load_pct, throttled)
 
     def _visits(self, a: _Entrant, b: _Entrant) -> tuple[list[Samples], float]:
         """Readings of four turns, and the load of others during them."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
@@ -16,9 +16,11 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
-from optimizer.nvml import utilization
+from optimizer.errors import ConfigError
+from optimizer.nvml import EXCLUSIVE_PROCESS, PROHIBITED, VISIBLE, GpuFacts, described, gpus, named, visible
 from optimizer.recipe import NO_DEVICE, Environment
 from optimizer.space import Json
+from optimizer.telemetry import watched
 
 PACKAGES = ("optuna", "deap", "torch", "mlflow", "numpy")
 
@@ -48,7 +50,7 @@ class Host:
         """foreign_load_pct: the share of all cores that neither this process nor the runner `pid` used; and what the
         first GPU did meanwhile, where NVML answers."""
         telemetry = Telemetry()
-        with utilization() as gpu:
+        with watched(None, None, only_utilization=True) as gpu:
             before, own_before, start = _busy_s(), _own_s(pid), time.monotonic()
             yield telemetry
             capacity_s = (time.monotonic() - start) * (os.cpu_count() or 1)
@@ -87,6 +89,152 @@ class NoDevice:
     def describe(self) -> Environment:
         described = Host(self.compilers).describe()
         return replace(described, device=f"{NO_DEVICE}{self.builds_for} compiled on {described.device}, nothing ran)")
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """One NVIDIA GPU, or one part of a GPU in MIG mode: parts share no multiprocessors, caches or memory."""
+
+    gpu: GpuFacts
+    compilers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def uuid(self) -> str:
+        """As CUDA_VISIBLE_DEVICES names it."""
+        return self.gpu.uuid
+
+    @property
+    def arch(self) -> str:
+        return self.gpu.arch
+
+    @property
+    def lock(self) -> str:
+        return f"cuda-{self.gpu.uuid}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        if not self.gpu.holders:
+            return ()
+        pids = ", ".join(map(str, self.gpu.holders))
+        return (
+            f"{self.gpu.name} ({self.gpu.uuid}) is in use by other processes (pid {pids}), which disturb what is "
+            "measured; nvidia-smi shows them.",
+        )
+
+    def alone(self) -> AbstractContextManager[None]:
+        return Host(lock=self.lock).alone()
+
+    @contextmanager
+    def watch(self, pid: int | None) -> Iterator[Telemetry]:
+        """Telemetry of the GPU. The load of the processor is left out: builds are part of it, beside measurements."""
+        telemetry = Telemetry()
+        with watched(self.gpu.uuid, pid) as gpu:
+            yield telemetry
+        telemetry.samples = dict(gpu)
+
+    def describe(self) -> Environment:
+        gpu = self.gpu
+        facts: dict[str, Json] = {
+            "uuid": gpu.uuid,
+            "memory_bytes": gpu.memory_bytes,
+            "compute_capability": f"{gpu.capability[0]}.{gpu.capability[1]}",
+            "driver_cuda": f"{gpu.driver_cuda[0]}.{gpu.driver_cuda[1]}",
+            "max_sm_clock_hz": gpu.max_sm_clock_hz,
+            "max_mem_clock_hz": gpu.max_mem_clock_hz,
+            "holders": list(gpu.holders),
+        }
+        host = {**host_facts(), "processor": cpu_model(), "gpu": facts}
+        return Environment(gpu.name, gpu.driver, dict(self.compilers), host, commit())
+
+
+def chosen_gpus(device: str, compilers: Mapping[str, str]) -> tuple[Cuda, ...]:
+    """The GPUs that a configured device names: cuda (all that are like the first), cuda:1, cuda:0+1, cuda:GPU-…,
+    cuda:MIG-…. `compilers`: name → version, for the environment, and for whether the driver can run what they build.
+
+    Raises ConfigError where there is none, where it can't be used, or where several differ: the search compares times.
+    """
+    everything, problem = gpus()
+    shown = visible(everything, os.environ.get(VISIBLE))
+    if not shown:
+        raise ConfigError(_no_gpu(everything, problem))
+    words = [w for w in re.split(r"[+,]", device.partition(":")[2]) if w]
+    chosen = [_named(word, everything) for word in words] or [g for g in shown if _kind(g) == _kind(shown[0])]
+    if len({g.uuid for g in chosen}) < len(chosen):
+        raise ConfigError(f"device={device} names a GPU twice.")
+    if len({_kind(g) for g in chosen}) > 1:
+        listed = "; ".join(map(described, chosen))
+        raise ConfigError(f"device={device} mixes GPUs whose times can't be compared: {listed}. Choose equal ones.")
+    for gpu in chosen:
+        _check_usable(gpu)
+    for name, version in compilers.items():
+        if (toolkit := version_of(version)) and (text := driver_problem(chosen[0].driver_cuda, toolkit)):
+            raise ConfigError(f"{name}: {text}")
+    return tuple(Cuda(gpu, compilers) for gpu in chosen)
+
+
+def chosen_gpu(device: str, compilers: Mapping[str, str]) -> Cuda:
+    """The first of them."""
+    return chosen_gpus(device, compilers)[0]
+
+
+def driver_problem(driver_cuda: tuple[int, int], toolkit: tuple[int, int]) -> str | None:
+    """Why a driver that runs CUDA up to `driver_cuda` can't run what a toolkit builds; None where it can: within a
+    major version newer toolkits work on older drivers (CUDA Compatibility, minor version compatibility)."""
+    if driver_cuda[0] >= toolkit[0]:
+        return None
+    has, wants = (".".join(map(str, v)) for v in (driver_cuda, toolkit))
+    return (
+        f"the NVIDIA driver runs CUDA up to {has}, and the toolkit here is CUDA {wants}. Install a newer driver, or a "
+        f"toolkit of CUDA {driver_cuda[0]}: pip install 'cuda-toolkit[nvcc,cudart,cccl,nvrtc]=={driver_cuda[0]}.*'."
+    )
+
+
+def version_of(text: str) -> tuple[int, int] | None:
+    """Major and minor of the first version in a text: 13.0.88 → (13, 0)."""
+    found = re.search(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _kind(gpu: GpuFacts) -> tuple[str, int]:
+    return gpu.name, gpu.memory_bytes
+
+
+def _no_gpu(everything: Sequence[GpuFacts], problem: str) -> str:
+    if not everything:
+        return (
+            f"There is no NVIDIA GPU here ({problem}). device=none compiles for one, and checks on the processor what "
+            "the kernels answer; `optimizer doctor` shows what this machine has."
+        )
+    return (
+        f"{VISIBLE}={os.environ.get(VISIBLE, '')} leaves no GPU of {len(everything)}: unset it, or name one by its "
+        f"UUID. There are: {'; '.join(map(described, everything))}."
+    )
+
+
+def _named(word: str, everything: Sequence[GpuFacts]) -> GpuFacts:
+    found = [g for g in everything if named(g, word)]
+    listed = "; ".join(f"{g.index}: {described(g)}" for g in everything)
+    if len(found) != 1:
+        raise ConfigError(f"device=cuda:{word} names {'no GPU' if not found else 'several GPUs'}. There are: {listed}.")
+    if found[0].split:
+        raise ConfigError(f"device=cuda:{word} is in MIG mode: name one of its parts. There are: {listed}.")
+    return found[0]
+
+
+def _check_usable(gpu: GpuFacts) -> None:
+    """A compute mode that leaves no room for this search."""
+    if gpu.mode == PROHIBITED:
+        raise ConfigError(
+            f"{gpu.name} ({gpu.uuid}) is in the compute mode `prohibited`: nothing may run on it. Allow it with: "
+            f"sudo nvidia-smi -i {gpu.uuid} -c DEFAULT"
+        )
+    if gpu.mode == EXCLUSIVE_PROCESS and gpu.holders:
+        pids = ", ".join(map(str, gpu.holders))
+        raise ConfigError(
+            f"{gpu.name} ({gpu.uuid}) is in the compute mode `exclusive process`, and another process holds it (pid "
+            f"{pids}). End that process, choose another GPU with device=cuda:N, or allow several with: "
+            f"sudo nvidia-smi -i {gpu.uuid} -c DEFAULT"
+        )
 
 
 def lock_path(name: str) -> str:

@@ -1,8 +1,9 @@
 """How is one point measured on a noisy machine? Warm-up, then blocks of readings until the median is known."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from optimizer.objective import Goal
 from optimizer.protocols import Clock, Device, Runner
@@ -12,6 +13,7 @@ from optimizer.trial import Samples
 
 BLOCK_S = 0.3  # /proc/stat counts in hundredths of a second: a shorter block says little of other load
 FEWEST_SAMPLES = 3  # taken however slow a point is
+MAX_THROTTLED_PCT = 0.0  # a clock that heat holds down once says nothing of the code
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,8 @@ class LiveMeter:
     def measure(self, runner: Runner, best: Estimate | None) -> Samples:
         """Samples of every metric. `best`: losses of the best point so far, for giving up on a hopeless one.
 
-        Blocks in which others used more than `max_foreign_load_pct` of the machine are kept only where there was no
-        time for enough undisturbed ones. Raises TrialError as the runner does.
+        Blocks in which others used more than `max_foreign_load_pct` of the machine, or in which a GPU was throttled,
+        are kept only where there was no time for enough undisturbed ones. Raises TrialError as the runner does.
         """
         once = _rounded({name: (value,) for name, value in runner.facts.items()})
         run_s = self._warmed(runner)
@@ -37,8 +39,7 @@ class LiveMeter:
         start = self.clock()
         while True:
             block = self._block(runner, count)
-            load = block.get("foreign_load_pct", (0.0,))
-            (disturbed if max(load) > self.plan.max_foreign_load_pct else quiet).append(block)
+            (disturbed if is_disturbed(block, self.plan) else quiet).append(block)
             taken = joined(quiet)
             if self._settled(taken, best):
                 return once | taken
@@ -63,18 +64,28 @@ class LiveMeter:
 
     def visit(self, runner: Runner, seconds: float) -> Samples:
         """Readings of a warm runner for about `seconds` (at least one): a turn in an interleaved comparison."""
-        with self.device.watch(runner.pid) as telemetry:
+
+        def readings() -> Samples:
             start = self.clock()
             first = runner.run(1)
             run_s = max(self.clock() - start, 1e-6)
             more = min(self.plan.max_samples, int(seconds / run_s)) - 1
-            samples = joined([first, runner.run(more)]) if more > 0 else dict(first)
-        return samples | dict(telemetry.samples)
+            return joined([first, runner.run(more)]) if more > 0 else first
+
+        return self._watched(runner, readings)
 
     def _block(self, runner: Runner, count: int) -> Samples:
+        return _rounded(self._watched(runner, lambda: runner.run(count)))
+
+    def _watched(self, runner: Runner, readings: Callable[[], Samples]) -> Samples:
+        """Readings with what the device tells of the time; where both tell the same, the runner knows better."""
+        start = self.clock()
         with self.device.watch(runner.pid) as telemetry:
-            samples = runner.run(count)
-        return _rounded(samples) | _rounded(telemetry.samples)
+            samples = readings()
+        told = dict(telemetry.samples)
+        if (joules := told.pop("energy_j", None)) and (one_s := _one_inference_s(samples)) is not None:
+            told["energy_j"] = (joules[0] / max(self.clock() - start, 1e-6) * one_s,)
+        return told | dict(samples)
 
     def _count(self, samples: Samples) -> int:
         return len(samples.get(self.goal.first.metric, ()) or max(samples.values(), key=len, default=()))
@@ -106,6 +117,18 @@ class StillMeter:
 
     def visit(self, runner: Runner, seconds: float) -> Samples:
         return self.measure(runner, None)
+
+
+def is_disturbed(samples: Samples, plan: Plan) -> bool:
+    """Whether others, or heat, had a part in these readings."""
+    load, throttled = samples.get("foreign_load_pct", ()), samples.get("throttled_pct", ())
+    return max(load, default=0.0) > plan.max_foreign_load_pct or max(throttled, default=0.0) > MAX_THROTTLED_PCT
+
+
+def _one_inference_s(samples: Samples) -> float | None:
+    if rates := samples.get("throughput_ips"):
+        return 1.0 / median(rates)
+    return median(latencies) if (latencies := samples.get("latency_s")) else None
 
 
 def joined(blocks: Sequence[Samples]) -> dict[str, tuple[float, ...]]:

@@ -1,10 +1,11 @@
 """Measuring one point: when it stops, what it throws away, what it does about a busy machine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from simple import LATENCY, FakeClock, FakeDevice
+from simple import LATENCY, FakeClock, FakeDevice, FakeTelemetry
 
 from optimizer.measure import BLOCK_S, LiveMeter, joined
 from optimizer.objective import Direction, Goal, Objective
@@ -123,6 +124,49 @@ def test_on_a_machine_that_is_never_quiet_disturbed_readings_are_kept_and_said_t
     assert len(samples["latency_s"]) >= 7
     assert set(samples["foreign_load_pct"]) == {60.0}
     assert runner.clock.now < 5.0, "it does not wait for ever"
+
+
+@dataclass
+class TellingDevice(FakeDevice):
+    """Tells samples of each watch in the order given, the last for ever."""
+
+    told: list[Samples] = field(default_factory=list)
+
+    @contextmanager
+    def watch(self, pid: int | None) -> Iterator[FakeTelemetry]:
+        telemetry = FakeTelemetry()
+        yield telemetry
+        telemetry.samples = self.told.pop(0) if len(self.told) > 1 else self.told[0]
+
+
+def test_readings_of_a_throttled_gpu_are_taken_again() -> None:
+    hot, cool = {"throttled_pct": (25.0,)}, {"throttled_pct": (0.0,)}
+    runner, device = Scripted([0.5, 0.5, 0.2, *[0.1] * 50]), TellingDevice(told=[hot, cool])
+    samples = meter_of(runner, device).measure(runner, None)
+    assert set(samples["latency_s"]) == {0.1}
+    assert set(samples["throttled_pct"]) == {0.0}
+
+
+def test_a_gpu_that_is_always_hot_is_measured_and_said_to_be() -> None:
+    runner, device = Scripted([0.1]), TellingDevice(told=[{"throttled_pct": (100.0,)}])
+    samples = meter_of(runner, device).measure(runner, None)
+    assert len(samples["latency_s"]) >= 7
+    assert set(samples["throttled_pct"]) == {100.0}
+
+
+def test_energy_is_told_of_one_inference() -> None:
+    """60 J in three runs of 0.1 s: 200 W, and 20 J for each inference of 0.1 s."""
+    runner, device = Scripted([0.1]), TellingDevice(told=[{"energy_j": (60.0,), "power_w": (200.0,)}])
+    samples = meter_of(runner, device).visit(runner, 0.31)
+    assert len(samples["latency_s"]) == 3
+    assert samples["energy_j"] == pytest.approx((20.0,))
+
+
+def test_what_the_runner_tells_itself_is_not_overwritten() -> None:
+    runner, device = Scripted([0.1]), TellingDevice(told=[{"peak_memory_bytes": (1.0,), "power_w": (5.0,)}])
+    samples = meter_of(runner, device).visit(runner, 0.2)
+    assert samples["peak_memory_bytes"] == (9.0,) * len(samples["peak_memory_bytes"])
+    assert samples["power_w"] == (5.0,)
 
 
 def test_a_device_that_does_not_tell_its_load_is_taken_for_quiet() -> None:

@@ -5,26 +5,17 @@ import os
 import shutil
 import subprocess
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 
+from optimizer.cli.doctor_cuda import cuda_findings
+from optimizer.cli.finding import Finding
 from optimizer.config.native import COMPILERS, found_compilers
 from optimizer.device import PACKAGES, cpu_model, physical_cores
-from optimizer.nvml import gpus
 from optimizer.resources import conf_dir, kernels_dir
 
 OPENMP = {"g++": "libgomp (it comes with the compiler's package)", "clang++": "libomp (Debian: libomp-dev)"}
-
-
-@dataclass(frozen=True)
-class Finding:
-    """`ok` None: optional and absent."""
-
-    what: str
-    ok: bool | None
-    found: str
-    advice: str = ""
 
 
 def command(*, as_json: bool) -> None:
@@ -43,7 +34,7 @@ def command(*, as_json: bool) -> None:
 
 
 def findings() -> list[Finding]:
-    return [*_machine(), *_compilers(), *_gpu(), *_packages(), *_folders()]
+    return [*_machine(), *_compilers(), *cuda_findings(), *_packages(), *_folders()]
 
 
 def _machine() -> list[Finding]:
@@ -60,8 +51,6 @@ def _compilers() -> list[Finding]:
         found.append(Finding(name, True if name in here else optional, version, f"install {advice}"))
         if name in here and not _makes_openmp_programs(here[name].path):
             found.append(Finding(f"OpenMP for {name}", False, "", f"{name} can't link it: install {OPENMP[name]}"))
-    nvcc = shutil.which("nvcc")
-    found.append(Finding("nvcc", True if nvcc else None, nvcc or "", "install the CUDA toolkit for CUDA targets"))
     return found
 
 
@@ -74,15 +63,6 @@ def _makes_openmp_programs(compiler: str) -> bool:
         except (OSError, subprocess.TimeoutExpired):
             return False
         return done.returncode == 0
-
-
-def _gpu() -> list[Finding]:
-    found, problem = gpus()
-    if not found:
-        return [
-            Finding("GPU", None, "", f"no NVIDIA GPU answers ({problem}): CPU targets work, GPU metrics are absent")
-        ]
-    return [Finding("GPU", True, gpu) for gpu in found]
 
 
 def _packages() -> list[Finding]:

@@ -8,7 +8,8 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "optimizer"
 ORDER = [
     "__init__", "errors", "expression", "space", "feasible", "trial", "metrics", "stats", "objective", "text", "recipe",
-    "protocols", "strategies", "process", "targets", "nvml", "device", "executors", "measure", "study", "confirm",
+    "protocols", "strategies", "process", "targets", "nvml", "telemetry", "device", "executors", "measure", "study",
+    "confirm",
     "journal", "listeners", "readers", "race", "report", "export", "resources", "config", "session", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
@@ -20,6 +21,7 @@ HEAVY = {
     "omegaconf": {"config/compose.py", "cli/search.py"},
     "rich": {"listeners/console.py", "cli/doctor.py", "cli/ingest.py", "cli/studies.py"},
     "pynvml": {"nvml.py"},
+    "cuda": {"targets/cuda/gpu.py", "targets/cuda/nvrtc.py"},
     "matplotlib": {"report/curves.py"},
 }
 """Rule 10: a library that takes long to import is imported by the files that need it, and by no others."""
