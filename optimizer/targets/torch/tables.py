@@ -62,7 +62,15 @@ BACKENDS: Mapping[str, Offer] = {
 """A new backend is a file in backends/, a function above, a line here and a value of the knob `backend`."""
 
 
-TRANSFORMS: Mapping[str, Callable[[], Transform]] = {}
+def _quantize() -> Transform:
+    from optimizer.targets.torch.quantize import Quantize
+
+    return Quantize()
+
+
+TRANSFORMS: Mapping[str, Callable[[], Transform]] = {
+    "quantize": _quantize,
+}
 """In the order in which they are applied: prune, then quantize. Each is named like its knob."""
 
 
