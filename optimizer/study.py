@@ -1,11 +1,12 @@
-"""The search loop: ask, build ahead, verify, measure one at a time, write down, tell."""
+"""The search loop: ask, build ahead, verify, measure one at a time on each device, write down, tell."""
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from queue import SimpleQueue
 
 from optimizer.errors import ConfigError
 from optimizer.objective import Objective
@@ -30,8 +31,18 @@ _INHERITED = (Reason.WRONG, Reason.CRASH)  # what the same machine code would do
 
 
 @dataclass(frozen=True)
+class Seat:
+    """A device on which one point at a time is measured, with the target as it runs there."""
+
+    target: Target
+    device: Device
+    meter: Meter
+
+
+@dataclass(frozen=True)
 class Bench:
-    """Everything that evaluating a point needs."""
+    """Everything that evaluating a point needs. `more`: further devices like the first, for trials beside each other;
+    what is compared in the end is compared on the first."""
 
     target: Target
     device: Device
@@ -39,6 +50,11 @@ class Bench:
     meter: Meter
     clock: Clock = time.perf_counter
     wall: Clock = time.time  # for the record alone
+    more: tuple[Seat, ...] = ()
+
+    @property
+    def seats(self) -> tuple[Seat, ...]:
+        return (Seat(self.target, self.device, self.meter), *self.more)
 
 
 @dataclass
@@ -73,6 +89,16 @@ def _lasting(outcome: Outcome) -> bool:
     return isinstance(outcome, Measured) or outcome.reason in _INHERITED
 
 
+@dataclass
+class _Pending:
+    """A candidate that was asked for and whose trial was not told yet."""
+
+    candidate: Candidate
+    build: Build | None  # None: its trial is recorded
+    asking_s: float
+    trial: "Future[Trial | None] | None" = None  # where it is evaluated beside others; None of it: there was no time
+
+
 def search(
     recipe: Recipe,
     strategy: Strategy,
@@ -84,20 +110,29 @@ def search(
     """Yields each trial as it ends, the recorded ones first: a search resumes by being told its record again.
 
     Builds run up to `recipe.ahead` candidates in advance and results are told in the order of asking, so a seed and
-    the outcomes fix the candidates, whatever order builds finish in. On a target that is measured on the processor
-    that builds, a batch is built to its end before any of it is measured.
+    the outcomes fix the candidates, whatever order builds finish in and however many devices there are. On a target
+    that is measured on the processor that builds, a batch is built to its end before any of it is measured.
 
     Raises ConfigError where the record was made by another search, or where the baseline fails: nothing can be proved
     better than a baseline that does not work.
     """
     seen, asked = _Seen(), 0
-    pending: deque[tuple[Candidate, Build | None, float]] = deque()
+    pending: deque[_Pending] = deque()
     offset_s = recorded[-1].elapsed_s if recorded else 0.0
     start_s = bench.clock()
 
     def elapsed_s() -> float:
         return offset_s + bench.clock() - start_s
 
+    def late() -> bool:
+        return bool(seen.trials) and _late(budget, elapsed_s())
+
+    def next_trial(one: _Pending) -> Trial | None:
+        if one.trial is not None:
+            return one.trial.result()
+        return None if late() else _evaluated(one, bench.seats[0], bench, seen, recipe, ())
+
+    side_by_side = _SideBySide(bench, seen, recipe) if bench.more else None
     try:
         while True:
             if not (pending and bench.target.shares_cpu):
@@ -112,19 +147,20 @@ def search(
                 for candidate in candidates:
                     known = candidate.number < len(recorded)
                     build = None if known else bench.executor.build(bench.target, candidate.point)
-                    pending.append((candidate, build, asking_s))
+                    pending.append(_Pending(candidate, build, asking_s))
                 asked += len(candidates)
             if not pending:
                 return
             if bench.target.shares_cpu:
                 _wait(pending)
-            candidate, build, asking_s = pending.popleft()
-            if build is None:
-                trial = _recalled(candidate, recorded)
-            else:
-                if candidate.number >= len(recorded) and seen.trials and _late(budget, elapsed_s()):
-                    return  # what was asked ahead is asked again when the search is resumed
-                trial = _evaluated(candidate, build, bench, seen, recipe, elapsed_s, asking_s)
+            if side_by_side is not None and seen.trials:
+                side_by_side.start(pending, late)
+            next_ = pending.popleft()
+            trial = _recalled(next_.candidate, recorded) if next_.build is None else next_trial(next_)
+            if trial is None:
+                return  # what was asked ahead is asked again when the search is resumed
+            if next_.build is not None:
+                trial = replace(trial, elapsed_s=elapsed_s())
                 for listener in listeners:
                     listener.on_trial(trial)
             seen.add(trial, recipe)
@@ -132,12 +168,48 @@ def search(
                 _accept(trial, recipe)
             strategy.tell(trial)
             yield trial
-            if build is not None and _drift_due(recipe, trial):
+            if next_.build is not None and _drift_due(recipe, trial):
                 _read_drift(seen.trials[0], trial.number, bench, listeners)
     finally:
-        for _, build, _ in pending:
-            if build is not None:
-                build.cancel()
+        for waiting in pending:
+            if waiting.build is not None:
+                waiting.build.cancel()
+        if side_by_side is not None:
+            side_by_side.close()
+
+
+class _SideBySide:
+    """Trials on several devices at once, in the order of asking: a device that is free takes the next. What a trial
+    must know of earlier ones, that they run the same code, it waits for."""
+
+    def __init__(self, bench: Bench, seen: _Seen, recipe: Recipe) -> None:
+        self._bench, self._seen, self._recipe = bench, seen, recipe
+        self._pool = ThreadPoolExecutor(len(bench.seats), thread_name_prefix="measure")
+        self._free: SimpleQueue[Seat] = SimpleQueue()
+        for seat in bench.seats:
+            self._free.put(seat)
+
+    def start(self, pending: Sequence[_Pending], late: Callable[[], bool]) -> None:
+        """Begins what was not begun yet."""
+        earlier: list[_Pending] = []
+        for one in pending:
+            if one.build is not None and one.trial is None:
+                one.trial = self._pool.submit(self._trial, one, tuple(earlier), late)
+            if one.build is not None:
+                earlier.append(one)
+
+    def _trial(self, one: _Pending, earlier: Sequence[_Pending], late: Callable[[], bool]) -> Trial | None:
+        seat = self._free.get()  # there are as many as threads
+        try:
+            if one.build is not None:
+                one.build.exception()  # the time is looked at when measuring could begin
+            return None if late() else _evaluated(one, seat, self._bench, self._seen, self._recipe, earlier)
+        finally:
+            self._free.put(seat)
+
+    def close(self) -> None:
+        """Begins nothing more. What still runs ends by itself: after an interrupt its programs are killed."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _spent(budget: Budget, elapsed_s: float, seen: _Seen) -> bool:
@@ -149,10 +221,10 @@ def _late(budget: Budget, elapsed_s: float) -> bool:
     return budget.seconds is not None and elapsed_s >= budget.seconds
 
 
-def _wait(pending: Sequence[tuple[Candidate, Build | None, float]]) -> None:
-    for _, build, _ in pending:
-        if build is not None:
-            build.exception()
+def _wait(pending: Sequence[_Pending]) -> None:
+    for one in pending:
+        if one.build is not None:
+            one.build.exception()
 
 
 def _recalled(candidate: Candidate, recorded: Sequence[Trial]) -> Trial:
@@ -179,38 +251,45 @@ def _accept(baseline: Trial, recipe: Recipe) -> None:
 
 
 def _evaluated(
-    candidate: Candidate,
-    build: Build,
-    bench: Bench,
-    seen: _Seen,
-    recipe: Recipe,
-    elapsed_s: Clock,
-    asking_s: float,
+    pending: _Pending, seat: Seat, bench: Bench, seen: _Seen, recipe: Recipe, earlier: Sequence[_Pending]
 ) -> Trial:
-    """The one place in which a bad point's TrialError is caught."""
-    seconds: dict[str, float] = {"ask": asking_s}
+    """The one place in which a bad point's TrialError is caught. `earlier`: what is evaluated beside it."""
+    seconds: dict[str, float] = {"ask": pending.asking_s}
     stage, artifact = Stage.BUILD, None
     started_at_s = bench.wall()
     outcome: Outcome
+    assert pending.build is not None
     try:
-        artifact, seconds[Stage.BUILD] = build.result()
-        if (twin := seen.by_identity.get(artifact.identity)) is not None:
+        artifact, seconds[Stage.BUILD] = pending.build.result()
+        if (twin := seen.by_identity.get(artifact.identity) or _twin(artifact.identity, earlier)) is not None:
             outcome = _taken_over(twin)
         else:
-            with bench.device.alone():
+            with seat.device.alone():
                 stage = Stage.VERIFY
                 with _timed(seconds, stage, bench.clock):
                     stack = ExitStack()
-                    runner = stack.enter_context(bench.target.open(artifact))
+                    runner = stack.enter_context(seat.target.open(artifact))
                     with _closed_on_error(stack):
                         check = runner.verify()
                 with stack:
                     stage = Stage.MEASURE
                     with _timed(seconds, stage, bench.clock):
-                        outcome = Measured(check, bench.meter.measure(runner, seen.estimate(recipe.goal.first)))
+                        outcome = Measured(check, seat.meter.measure(runner, seen.estimate(recipe.goal.first)))
     except TrialError as error:
         outcome = Failed(stage, error.reason, error.log)
-    return Trial(candidate, outcome, seconds, artifact, started_at_s, elapsed_s())
+    return Trial(pending.candidate, outcome, seconds, artifact, started_at_s)
+
+
+def _twin(identity: str, earlier: Sequence[_Pending]) -> Trial | None:
+    """The first trial that runs the same code among those that were asked before and are not told yet."""
+    for one in earlier:
+        if one.build is None or one.trial is None or one.build.exception() is not None:
+            continue
+        if one.build.result()[0].identity != identity or (trial := one.trial.result()) is None:
+            continue
+        if _lasting(trial.outcome) and trial.outcome.same_as is None:
+            return trial
+    return None
 
 
 def _taken_over(twin: Trial) -> Outcome:
