@@ -88,15 +88,21 @@ def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
 
 
 def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
-    """The best feasible trials, one for each distinct program; none that runs what the baseline runs."""
+    """The best feasible trials, one for each distinct program; none that runs what the baseline runs. Where the build
+    is what is measured, programs are as distinct as the ways in which they are built."""
     baseline = trials[0]
-    taken = {baseline.artifact.identity} if baseline.artifact else set()
+    by_build = baseline.artifact is not None and recipe.goal.first.metric in baseline.artifact.facts
+
+    def identity(artifact: Artifact) -> str:
+        return artifact.key if by_build else artifact.identity
+
+    taken = {identity(baseline.artifact)} if baseline.artifact else set()
     chosen: list[Trial] = []
     for trial in recipe.goal.ranked(trials, baseline):
         if len(chosen) == recipe.confirm.finalists:
             break
-        if trial.artifact is not None and trial.artifact.identity not in taken:
-            taken.add(trial.artifact.identity)
+        if trial.artifact is not None and identity(trial.artifact) not in taken:
+            taken.add(identity(trial.artifact))
             chosen.append(trial)
     return chosen
 

@@ -60,6 +60,12 @@ class Expression:
             raise self._misfit(error) from None
         return np.broadcast_to(verdicts, (rows,))
 
+    def instance(self, values: Mapping[str, Any]) -> str:
+        """What it comes to for one configuration: its comparisons with their sides as numbers, "131072 <= 101376"."""
+        tree = ast.parse(self.text, mode="eval").body
+        parts = tree.values if isinstance(tree, ast.BoolOp) else [tree]
+        return " · ".join(_in_numbers(part, values) for part in parts)
+
     def _misfit(self, error: Exception) -> ConfigError:
         return ConfigError(f"'{self.text}' can't be evaluated: {error}.")
 
@@ -78,6 +84,14 @@ def parse(text: str) -> Expression:
     one = _compile(tree, _ONE, names, text, 0)
     many = _compile(tree, _MANY, names, text, 0)
     return Expression(text.strip(), frozenset(names), one, many)
+
+
+def _in_numbers(node: ast.expr, values: Mapping[str, Any]) -> str:
+    if not isinstance(node, ast.Compare) or any(type(op) not in _COMPARE for op in node.ops):
+        return ast.unparse(node)
+    sides = [_compile(side, _ONE, set(), "", 0)(values) for side in (node.left, *node.comparators)]
+    words = [_COMPARE[type(op)] for op in node.ops]
+    return " ".join([str(sides[0]), *(f"{word} {side}" for word, side in zip(words, sides[1:], strict=True))])
 
 
 # --- from syntax tree to functions, whichever table of operations they use

@@ -136,3 +136,12 @@ def test_any_text_is_an_expression_or_a_clear_error(text: str) -> None:
         return
     with suppress(ConfigError):
         expression.holds(dict.fromkeys(expression.names, 1))
+
+
+def test_a_comparison_says_what_it_comes_to() -> None:
+    values = {"STAGES": 2, "TILE": 256, "kind": "a"}
+    assert parse("STAGES * TILE * TILE <= 101376").instance(values) == "131072 <= 101376"
+    assert (
+        parse("1 <= TILE // 2 < 100 and kind in ('a', 'b')").instance(values) == "1 <= 128 < 100 · kind in ('a', 'b')"
+    )
+    assert parse("not STAGES == 2 or TILE > 256").instance(values) == "not STAGES == 2 · 256 > 256"

@@ -1,14 +1,16 @@
 """How does a CUDA kernel become a target, for the GPU and the compilers that this machine has?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Made, data_files, needed, with_compilers, words_of
+from optimizer.config.made import Compilers, Made, data_files, needed, with_compilers, words_of
 from optimizer.device import NoDevice, chosen_gpu
+from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
 from optimizer.resources import kernels_dir
-from optimizer.space import Space
-from optimizer.targets.cuda.compile import ADVICE, found_toolchains
+from optimizer.space import Choice, Space
+from optimizer.targets.cuda.compile import ADVICE, Toolchain, found_toolchains
 from optimizer.targets.cuda.host import HostCheck
 from optimizer.targets.cuda.target import CudaTarget, Scenario
 from optimizer.targets.native import Limits
@@ -18,8 +20,8 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
     compilers = with_compilers(needed(space, node), found_toolchains(), ADVICE)
     versions = {t.name: t.version for t in compilers.used.values()}
     kernels, gpu = kernels_dir(), None if device == "none" else chosen_gpu(device, versions)
-    knob = compilers.space.by_name.get("arch")
-    arch = gpu.arch if gpu else str(knob.default if knob else node["arch"])
+    arch = gpu.arch if gpu else str(node["arch"])
+    archs = _architectures(compilers, arch)
     target = CudaTarget(
         source=kernels / node["source"],
         launch=kernels / node["launch"],
@@ -36,7 +38,7 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
         check=None if gpu else HostCheck.found(artifacts, plan.timeout_s),
         flags=tuple(node.get("flags") or ()),
     )
-    watched = gpu or NoDevice(arch, versions)
+    watched = gpu or NoDevice(", ".join(archs), versions)
     return Made(
         target,
         compilers.space,
@@ -47,3 +49,17 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
         preview=target.preview,
         runs=gpu is not None,
     )
+
+
+def _architectures(compilers: Compilers[Toolchain], otherwise: str) -> Sequence[str]:
+    """What the space builds for. Raises ConfigError for what no compiler here knows."""
+    knob = compilers.space.by_name.get("arch")
+    wanted = [str(v) for v in knob.domain.values] if knob and isinstance(knob.domain, Choice) else [otherwise]
+    for toolchain in compilers.used.values():
+        for arch in wanted:
+            if arch not in toolchain.archs:
+                raise ConfigError(
+                    f"{toolchain.name} {toolchain.version} does not compile for {arch}; it knows "
+                    f"{', '.join(toolchain.archs)}. Choose with space.arch=…, or leave it out with space.compiler=…."
+                )
+    return wanted

@@ -199,9 +199,11 @@ def _start(made: Made, composed: Composed, tree: Tree) -> tuple[Point, ...]:
             raise ConfigError(f"baseline.{name}={value} is outside the knob's domain, which is what is searched.")
     baseline = space.baseline({**made.baseline, **composed.baseline})
     if (broken := space.broken(baseline)) is not None:
+        values = {k.name: baseline.get(k.name, k.default) for k in space.knobs}  # a knob that is not active counts too
+        named = ", ".join(f"{n}={values[n]}" for n in sorted(broken.expression.names))
         raise ConfigError(
-            f"The baseline {dict(baseline)} breaks the constraint {broken.name} ({broken.expression.text}). "
-            "Choose another with baseline.KNOB=VALUE."
+            f"The baseline breaks the constraint {broken.name} ({broken.expression.text}): "
+            f"{broken.expression.instance(values)} with {named}. Choose another with baseline.KNOB=VALUE."
         )
     known_good = [_known_good(space, baseline, given) for given in tree["known_good"]]
     return tuple(dict.fromkeys([baseline, *(p for p in known_good if p is not None)]))
