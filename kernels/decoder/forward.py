@@ -281,7 +281,15 @@ class Forward:
 
     def choose(self, count: int, position: int, sequence: int, tokens_stride: int) -> Launch:
         """The most likely token of the first `count` rows of logits becomes that at `position`."""
-        arguments = ("logits", I(self.vocab_room), I(self.c.vocab), "tokens", I(tokens_stride), I(position), I(sequence))
+        arguments = (
+            "logits",
+            I(self.vocab_room),
+            I(self.c.vocab),
+            "tokens",
+            I(tokens_stride),
+            I(position),
+            I(sequence),
+        )
         return Launch("choose", (count, 1, 1), (self.s.row_threads, 1, 1), arguments)
 
     def surprise(self, count: int, position: int) -> Launch:
@@ -293,7 +301,15 @@ class Forward:
         return f"{matrix}.scales" if self.matrices[matrix].has_scales else "none"
 
     def _products(
-        self, kernel: str, matrix: str, norm: _Norm, x: str, y: str, y_stride: int, parts: list[tuple[int, int]], at: Picked
+        self,
+        kernel: str,
+        matrix: str,
+        norm: _Norm,
+        x: str,
+        y: str,
+        y_stride: int,
+        parts: list[tuple[int, int]],
+        at: Picked,
     ) -> tuple[list[Launch], str]:
         """A product of normalised activations, and where x lies after it."""
         s, out, add = self.s, [], int(bool(norm.post))
@@ -312,9 +328,7 @@ class Forward:
         fused = int(s.fuse_norm == 2)
         for row, rows in parts:
             out.append(
-                self._product(
-                    kernel, matrix, source, self.sizes.hidden, fused, add & fused, y, y_stride, row, rows, at
-                )
+                self._product(kernel, matrix, source, self.sizes.hidden, fused, add & fused, y, y_stride, row, rows, at)
             )
         return out, kept
 
@@ -367,7 +381,9 @@ def blocks_of(s: Settings, sizes: Sizes, seen: int) -> dict[str, Block]:
     """Every kernel that runs of this model may launch, with its largest block."""
     threads, rows, c = s.warps * 32, Block(s.row_threads), sizes.c
     widest = max(sizes.hidden, sizes.mixed, sizes.ffn)
-    attend = Block(s.attention_threads, attention_shared_bytes(s, sizes, min(seen, c.window) if c.pattern > c.layers else seen))
+    attend = Block(
+        s.attention_threads, attention_shared_bytes(s, sizes, min(seen, c.window) if c.pattern > c.layers else seen)
+    )
     found = {
         "embed": rows,
         "project": Block(threads, product_shared_bytes(s, widest, s.batch_tile)),

@@ -54,15 +54,15 @@ class Operation:
         self._s = Settings.of(knobs, self._o["batch"])
         self._path = files["model"]
         self._c = read_config(self._path)
-        self._text = tokens_of(files["text"], self._c.vocab)
+        self.text = tokens_of(files["text"], self._c.vocab)
         o = self._o
         if o["requests"] % o["batch"]:
             raise rejected(
                 f"a batch of {o['batch']} does not divide {o['requests']} requests: every configuration must do the same work"
             )
         needed = max(o["eval-tokens"] + LEAD_IN + 1, o["requests"] + o["prompt"] + o["check-tokens"] + STEPS)
-        if len(self._text) < needed:
-            raise rejected(f"the text has {len(self._text)} tokens; this scenario needs {needed}")
+        if len(self.text) < needed:
+            raise rejected(f"the text has {len(self.text)} tokens; this scenario needs {needed}")
         for name, block in self.blocks.items():
             if block.shared_bytes > LARGEST_SHARED_BYTES:
                 raise rejected(
@@ -129,12 +129,12 @@ class Operation:
     def full(self) -> Sequence[Case]:
         """The model itself: logits after a prompt and some tokens at the trial's context and at a small one, the tokens
         of the scenario, the perplexity."""
-        o, tolerance, runs = self._o, OF_LOGITS[self._s.kv_bits], Runs(self._model, self._s)
+        o, tolerance, runs = self._o, OF_LOGITS[self._s.kv_bits], self.runs
         check = Length(o["check-tokens"], STEPS, o["context"], self._s.prefill_rows)
         text = self._prompts(range(o["batch"]), check.positions)
         total = o["eval-tokens"] + LEAD_IN + 1
-        start = (len(self._text) - total) // 2
-        scored = self._text[start : start + total]
+        start = (len(self.text) - total) // 2
+        scored = self.text[start : start + total]
         small = replace(check, context=min(o["context"], RING))
         return [
             runs.logits("logits", text, check, "max_rel_error", tolerance),
@@ -168,6 +168,10 @@ class Operation:
         return Length(o["prompt"], o["generate"], o["context"], self._s.prefill_rows)
 
     @cached_property
+    def runs(self) -> "Runs":
+        return Runs(self._model, self._s)
+
+    @cached_property
     def _model(self) -> Model:
         return read_model(self._path)
 
@@ -178,8 +182,8 @@ class Operation:
     def _prompts(self, requests: range, length: int) -> Ids:
         """(requests, length): they start at different places of the text, as decoder.cpp has them."""
         o = self._o
-        room = len(self._text) - o["prompt"] - o["check-tokens"] - STEPS
-        return np.stack([self._text[start : start + length] for start in (r * room // o["requests"] for r in requests)])
+        room = len(self.text) - o["prompt"] - o["check-tokens"] - STEPS
+        return np.stack([self.text[start : start + length] for start in (r * room // o["requests"] for r in requests)])
 
 
 @dataclass(frozen=True)

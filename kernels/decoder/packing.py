@@ -59,7 +59,9 @@ def pack(parts: Sequence[Matrix], bits: int, pruning: str, group: int) -> Packed
     if pruning == TWO_OF_FOUR:
         weights, index = _two_of_four(weights, keep)
     elif pruning == BLOCK:
-        weights, index = _blocks(weights, keep, columns, group if bits <= 8 else columns, 32 // bits if bits <= 8 else 1)
+        weights, index = _blocks(
+            weights, keep, columns, group if bits <= 8 else columns, 32 // bits if bits <= 8 else 1
+        )
     return Packed(
         values=_encoded(weights, bits),
         scales=scales,

@@ -172,7 +172,9 @@ def _tensor(entry: Mapping[str, object] | None, name: str, shape: tuple[int, ...
     if entry is None or entry.get("shape") != list(shape) or (dtype := types.get(str(entry.get("dtype")))) is None:
         raise rejected(f"the model has no tensor {name} of the shape {list(shape)} as F32, F16 or BF16")
     match entry.get("data_offsets"):
-        case [int(begin), int(end)] if 0 <= begin and end <= len(data) and end - begin == math.prod(shape) * dtype.itemsize:
+        case [int(begin), int(end)] if (
+            0 <= begin and end <= len(data) and end - begin == math.prod(shape) * dtype.itemsize
+        ):
             bits = np.frombuffer(data[begin:end], dtype).reshape(shape)
         case other:
             raise rejected(f"the tensor {name} lies at {other}, which does not fit its shape or the file")
