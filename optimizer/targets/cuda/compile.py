@@ -11,7 +11,8 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,9 +24,12 @@ from optimizer.targets.cuda.sass import wheel_program
 from optimizer.targets.cuda.workers import Workers
 from optimizer.trial import Reason, TrialError
 
-REMEDY = "pip install 'inference-optimizer[cuda]' brings it"
+PIP = "pip install 'inference-optimizer[cuda]'"
+REMEDY = f"{PIP} brings it"
+ADVICE = {"nvrtc": f"NVRTC ({PIP})", "nvcc": f"nvcc ({PIP}, or a CUDA toolkit) and gcc"}
+"""How each compiler is got, to end "install …"."""
 VERBOSE = "--ptxas-options=--verbose"  # registers, spills and shared memory, in the log
-NVRTC_MODULE = "optimizer.targets.cuda.nvrtc"
+NVRTC_COMMAND = (sys.executable, "-P", "-m", "optimizer.targets.cuda.nvrtc")
 START_S = 120.0  # for a compiler to say its version, on a busy machine
 MEMORY_BYTES = 16 << 30  # address space of a compiler
 
@@ -117,14 +121,14 @@ class Nvcc:
 class Nvrtc:
     """NVRTC in processes that stay: a crash or a hang costs one trial, and threads build in parallel."""
 
-    command: tuple[str, ...] = (sys.executable, "-P", "-m", NVRTC_MODULE)
+    command: tuple[str, ...] = NVRTC_COMMAND
     memory_bytes: int = MEMORY_BYTES
     name: str = "nvrtc"
 
     @classmethod
-    def found(cls) -> "Nvrtc":
+    def found(cls, command: tuple[str, ...] = NVRTC_COMMAND) -> "Nvrtc":
         """Raises ConfigError where the package or the library is missing."""
-        found = cls()
+        found = cls(command)
         if not _installed("cuda.bindings"):
             raise ConfigError(f"NVRTC is used through cuda-core, which is not installed: {REMEDY}.")
         try:
@@ -180,6 +184,16 @@ class Nvrtc:
         with self._workers.one(START_S) as worker:
             ready = worker.ready
         return str(ready["version"]), tuple(str(arch) for arch in ready["archs"])
+
+
+def found_toolchains() -> Mapping[str, Toolchain]:
+    """The CUDA compilers of this machine by name, NVRTC first."""
+    here: dict[str, Toolchain] = {}
+    for found in (Nvrtc.found, Nvcc.found):
+        with suppress(ConfigError):
+            toolchain = found()
+            here[toolchain.name] = toolchain
+    return here
 
 
 def phases(table: str) -> dict[str, float]:
