@@ -17,9 +17,9 @@ from optimizer.listeners.mlflow import sqlite_path
 from optimizer.listeners.tracker import Status, Tracker
 from optimizer.measure import LiveMeter, StillMeter
 from optimizer.process import kill_all
-from optimizer.protocols import Clock, Ending, Listener, Meter
+from optimizer.protocols import Clock, Device, Ending, Listener, Meter
 from optimizer.recipe import Environment
-from optimizer.study import Bench, search
+from optimizer.study import Bench, Seat, search
 from optimizer.targets.replay import PlayedMeter
 from optimizer.trial import Measured, Trial
 
@@ -61,12 +61,15 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
         tracker = _tracker(setup, screen)
         try:
             screen.on_start(setup.recipe, environment)
+            for text in setup.made.warnings:
+                screen.warn(text)
             for trial in journal.recorded:
                 screen.recall(trial)
             played = setup.made.clock is not None
-            meter = PlayedMeter() if played else _meter(setup, clock)
+            meter = PlayedMeter() if played else _meter(setup, setup.made.device, clock)
             executor = InlineExecutor(clock) if played else LocalExecutor(setup.workers)
-            bench = Bench(setup.made.target, setup.made.device, executor, meter, clock)
+            more = tuple(Seat(target, device, _meter(setup, device, clock)) for target, device in setup.made.more)
+            bench = Bench(setup.made.target, setup.made.device, executor, meter, clock, more=more)
             trials: list[Trial] = []
             with closing(executor):
                 try:
@@ -97,10 +100,10 @@ def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal
     return Journal.create(setup.journal, setup.study, setup.recipe, environment, setup.settings)
 
 
-def _meter(setup: Setup, clock: Clock) -> Meter:
+def _meter(setup: Setup, device: Device, clock: Clock) -> Meter:
     if not setup.made.runs:
         return StillMeter()
-    return LiveMeter(setup.made.device, setup.recipe.plan, setup.recipe.goal, clock)
+    return LiveMeter(device, setup.recipe.plan, setup.recipe.goal, clock)
 
 
 def _confirmed(setup: Setup, trials: Sequence[Trial], bench: Bench, screen: Screen, *, interrupted: bool) -> Ending:

@@ -1,11 +1,12 @@
 """How does a CUDA kernel become a target, for the GPU and the compilers that this machine has?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from optimizer.config.compose import Tree
 from optimizer.config.made import Compilers, Made, data_files, needed, with_compilers, words_of
-from optimizer.device import NoDevice, chosen_gpu
+from optimizer.device import NoDevice, chosen_gpus
 from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
 from optimizer.resources import kernels_dir
@@ -19,7 +20,8 @@ from optimizer.targets.native import Limits
 def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
     compilers = with_compilers(needed(space, node), found_toolchains(), ADVICE)
     versions = {t.name: t.version for t in compilers.used.values()}
-    kernels, gpu = kernels_dir(), None if device == "none" else chosen_gpu(device, versions)
+    gpus = () if device == "none" else chosen_gpus(device, versions)
+    kernels, gpu = kernels_dir(), next(iter(gpus), None)
     arch = gpu.arch if gpu else str(node["arch"])
     archs = _architectures(compilers, arch)
     target = CudaTarget(
@@ -48,6 +50,8 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
         compilers.missing,
         preview=target.preview,
         runs=gpu is not None,
+        more=tuple((replace(target, gpu=other.uuid), other) for other in gpus[1:]),
+        warnings=tuple(text for one in gpus for text in one.warnings),
     )
 
 

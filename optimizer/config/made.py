@@ -34,6 +34,8 @@ class Made:
     prepare: Callable[[], None] = _nothing  # what must be done once before the first trial; raises ConfigError
     preview: Callable[[Point], Sequence[str]] = _nothing_to_show  # the commands of a point, for people
     runs: bool = True  # False: it is only built, so what builds tell is all there is
+    more: tuple[tuple[Target, Device], ...] = ()  # further devices like the first, with the target as it runs there
+    warnings: tuple[str, ...] = ()  # what disturbs measurements here
 
 
 def needed(space: Space | None, node: Tree) -> Space:
