@@ -3,115 +3,26 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from optimizer.space import Value
 from optimizer.targets.cuda.operands import ceil_div
-from optimizer.targets.cuda.plan import Array, Block, Launch
+from optimizer.targets.cuda.plan import Array, Launch
 
 from .packing import Packed, pack, padded
-from .weights import LANES, LAST_NORM, PARTS, Changes, Config, Floats, Model
+from .settings import Settings, Sizes, attention_shared_bytes, product_shared_bytes
+from .weights import LANES, LAST_NORM, PARTS, Config, Floats, Model
 
-FUSE_NORM = {"apart": 0, "pair": 1, "product": 2}
-KEPT = {32: np.dtype(np.float32), 16: np.dtype(np.uint16), 8: np.dtype(np.int8)}
+KEPT: Mapping[int, np.dtype[Any]] = {32: np.dtype(np.float32), 16: np.dtype(np.uint16), 8: np.dtype(np.int8)}
 KEPT_NAN = {32: np.nan, 16: 0x7FC0, 8: 0}
-I, F = np.int32, np.float32
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The knobs that launches depend on; the defaults are decoder.cu's."""
-
-    changes: Changes
-    kv_bits: int = 32
-    warps: int = 4
-    lanes: int = 32
-    rows: int = 1
-    load_bytes: int = 16
-    batch_tile: int = 4
-    step_tile: int = 1
-    stage: bool = True
-    shared_pad: int = 0
-    fuse_norm: int = 0
-    fuse_qkv: bool = True
-    fuse_geglu: bool = False
-    fuse_rope: bool = False
-    attention_threads: int = 128
-    kv_load_bytes: int = 8
-    row_threads: int = 128
-    prefill_rows: int = 32
-
-    @classmethod
-    def of(cls, knobs: Mapping[str, Value], batch: int) -> "Settings":
-        changes = Changes(
-            weight_bits=int(knobs.get("weight_bits", 32)),
-            group=int(knobs.get("group_size", 64)),
-            pruning=str(knobs.get("pruning", "none")),
-            sparsity_pct=int(knobs.get("sparsity_pct", 0)),
-            quantize_embedding=bool(knobs.get("quantize_embedding", False)),
-        )
-        tile = int(knobs.get("BATCH_TILE", 4))
-        return cls(
-            changes,
-            kv_bits=int(knobs.get("kv_bits", 32)),
-            warps=int(knobs.get("GEMV_WARPS", 4)),
-            lanes=int(knobs.get("GEMV_LANES", 32)),
-            rows=int(knobs.get("GEMV_ROWS", 1)),
-            load_bytes=int(knobs.get("LOAD_BYTES", 16)),
-            batch_tile=tile,
-            step_tile=min(tile, 1 << batch.bit_length() - 1),  # the largest power of two within both
-            stage=bool(knobs.get("STAGE", True)),
-            shared_pad=int(knobs.get("SHARED_PAD", 0)),
-            fuse_norm=FUSE_NORM[str(knobs.get("fuse_norm", "apart"))],
-            fuse_qkv=bool(knobs.get("fuse_qkv", True)),
-            fuse_geglu=bool(knobs.get("FUSE_GEGLU", False)),
-            fuse_rope=bool(knobs.get("FUSE_ROPE", False)),
-            attention_threads=int(knobs.get("ATTENTION_THREADS", 128)),
-            kv_load_bytes=int(knobs.get("KV_LOAD_BYTES", 8)),
-            row_threads=int(knobs.get("ROW_THREADS", 128)),
-            prefill_rows=int(knobs.get("PREFILL_ROWS", 32)),
-        )
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Of rows of activations, in floats: whole 64s, whose ends hold zeros."""
-
-    c: Config
-
-    @property
-    def hidden(self) -> int:
-        return padded(self.c.hidden, 64)
-
-    @property
-    def mixed(self) -> int:
-        return padded(self.c.heads * self.c.head_dim, 64)
-
-    @property
-    def ffn(self) -> int:
-        return padded(self.c.ffn, 64)
-
-    @property
-    def parts(self) -> tuple[int, int, int]:
-        """Rows of the matrices of queries, keys and values."""
-        kv = padded(self.c.kv_heads * self.c.head_dim, LANES)
-        return padded(self.c.heads * self.c.head_dim, LANES), kv, kv
-
-    @property
-    def up(self) -> int:
-        """Where the rows of `up` begin, after those of `gate`."""
-        return padded(self.c.ffn, LANES)
-
-    @property
-    def room(self) -> int:
-        """Of a key or value in the cache."""
-        return padded(self.c.head_dim, 16)
+Int, Float = np.int32, np.float32
+Arguments = tuple[str | np.generic, ...]
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """The (first + i)th tokens, i < count, of sequences from `sequence` on that each have `length` from `position` on."""
+    """Tokens first, …, first + count - 1 of sequences from `sequence` on that have `length` each from `position` on."""
 
     count: int
     first: int = 0
@@ -122,7 +33,7 @@ class Tokens:
 
     @property
     def place(self) -> tuple[np.generic, ...]:
-        return I(self.first), I(self.length), I(self.position), I(self.sequence)
+        return Int(self.first), Int(self.length), Int(self.position), Int(self.sequence)
 
     @property
     def last_position(self) -> int:
@@ -146,17 +57,6 @@ class _Norm:
 
     pre: str
     post: str = ""  # the sum that comes before it, if one does
-
-
-def product_shared_bytes(s: Settings, stride: int, tile: int) -> int:
-    return 4 * tile * (stride + stride // 16 * s.shared_pad) if s.stage else 0
-
-
-def attention_shared_bytes(s: Settings, sizes: Sizes, seen: int) -> int:
-    vector = s.kv_load_bytes * 8 // s.kv_bits
-    vectors = ceil_div(sizes.c.head_dim, vector)
-    partial = max(1, s.attention_threads // vectors) * vectors * vector
-    return 4 * (3 * sizes.room + padded(seen, 4) + partial)
 
 
 @dataclass(frozen=True)
@@ -215,7 +115,8 @@ class Forward:
         q, k, v = sizes.parts
         for name, size, stride in (
             ("x0", c.hidden, sizes.hidden), ("x1", c.hidden, sizes.hidden), ("in", c.hidden, sizes.hidden),
-            ("qkv", q + k + v, q + k + v), ("mixed", c.heads * c.head_dim, sizes.mixed), ("out", c.hidden, sizes.hidden),
+            ("qkv", q + k + v, q + k + v), ("mixed", c.heads * c.head_dim, sizes.mixed),
+            ("out", c.hidden, sizes.hidden),
             ("gate", 2 * sizes.up, 2 * sizes.up), ("inner", c.ffn, sizes.ffn),
         ):  # fmt: skip
             found[name] = np.zeros((self.most, stride), np.float32)
@@ -244,9 +145,11 @@ class Forward:
         """The tokens through all layers, and the logits of the picked rows."""
         c, s = self.c, self.s
         m = self.matrices["embedding"]
-        factor = F(np.sqrt(np.float32(c.hidden)))
-        arguments = ("tokens", I(tokens_stride), *at.place, "embedding.values", self._scales("embedding"), I(m.slots),
-                     I(m.groups), I(c.hidden), factor, "x0", I(self.sizes.hidden))  # fmt: skip
+        factor = Float(np.sqrt(np.float32(c.hidden)))
+        arguments: Arguments = (
+            "tokens", Int(tokens_stride), *at.place, "embedding.values", self._scales("embedding"), Int(m.slots),
+            Int(m.groups), Int(c.hidden), factor, "x0", Int(self.sizes.hidden),
+        )  # fmt: skip
         out = [Launch("embed", (at.count, 1, 1), (s.row_threads, 1, 1), arguments)]
         x, added = "x0", ""
         everything = Picked(0, 1, at.count, 0)
@@ -269,7 +172,7 @@ class Forward:
             more, x = self._products(name, f"{i}.gate_up", norm, x, to, stride, [(0, rows)], everything)
             out += more
             if not s.fuse_geglu:
-                arguments = ("gate", I(2 * up), I(up), "inner", I(self.sizes.ffn), I(c.ffn))
+                arguments = ("gate", Int(2 * up), Int(up), "inner", Int(self.sizes.ffn), Int(c.ffn))
                 out.append(Launch("geglu", (at.count, 1, 1), (s.row_threads, 1, 1), arguments))
             out += self._plain(f"project{step}", f"{i}.down", "inner", self.sizes.ffn, "out", c.hidden, everything)
             added = f"{i}.post_ffn"
@@ -283,18 +186,18 @@ class Forward:
         """The most likely token of the first `count` rows of logits becomes that at `position`."""
         arguments = (
             "logits",
-            I(self.vocab_room),
-            I(self.c.vocab),
+            Int(self.vocab_room),
+            Int(self.c.vocab),
             "tokens",
-            I(tokens_stride),
-            I(position),
-            I(sequence),
+            Int(tokens_stride),
+            Int(position),
+            Int(sequence),
         )
         return Launch("choose", (count, 1, 1), (self.s.row_threads, 1, 1), arguments)
 
     def surprise(self, count: int, position: int) -> Launch:
         """Losses of the tokens that follow `count` rows of logits, from `position` on."""
-        arguments = ("logits", I(self.vocab_room), I(self.c.vocab), "tokens", I(position), "losses")
+        arguments = ("logits", Int(self.vocab_room), Int(self.c.vocab), "tokens", Int(position), "losses")
         return Launch("surprise", (count, 1, 1), (self.s.row_threads, 1, 1), arguments)
 
     def _scales(self, matrix: str) -> str:
@@ -317,8 +220,8 @@ class Forward:
         if s.fuse_norm < 2:
             both = [(add, 1)] if s.fuse_norm == 1 or not add else [(1, 0), (0, 1)]
             for adds, norms in both:
-                arguments = (x, "out", post, norm.pre, "in", I(self.c.hidden), I(self.sizes.hidden), I(at.first),
-                             I(at.step), I(adds), I(norms), F(self.c.eps))  # fmt: skip
+                arguments = (x, "out", post, norm.pre, "in", Int(self.c.hidden), Int(self.sizes.hidden), Int(at.first),
+                             Int(at.step), Int(adds), Int(norms), Float(self.c.eps))  # fmt: skip
                 out.append(Launch("normalise", (at.count, 1, 1), (s.row_threads, 1, 1), arguments))
             source = ("in", "none", "none", "none", "none")
             kept = x
@@ -337,16 +240,16 @@ class Forward:
         return [self._product(kernel, matrix, source, stride, 0, 0, y, self.sizes.hidden, 0, rows, at)]
 
     def _product(
-        self, kernel: str, matrix: str, source: tuple[str, ...], stride: int, norm: int, add: int, y: str, y_stride: int,
-        row: int, rows: int, at: Picked,
+        self, kernel: str, matrix: str, source: tuple[str, ...], stride: int, norm: int, add: int, y: str,
+        y_stride: int, row: int, rows: int, at: Picked,
     ) -> Launch:  # fmt: skip
         s, m = self.s, self.matrices[matrix]
         tile = s.batch_tile if kernel in ("project", "gate_up") else s.step_tile
         index = f"{matrix}.index" if m.has_index else "none"
-        arguments = (
-            f"{matrix}.values", self._scales(matrix), index, I(m.slots), I(m.groups), *source, I(m.columns), I(stride),
-            I(at.first), I(at.step), I(norm), I(add), F(self.c.eps), y, I(y_stride), I(at.to), I(row), I(rows),
-            I(at.count), I(self.sizes.up),
+        arguments: Arguments = (
+            f"{matrix}.values", self._scales(matrix), index, Int(m.slots), Int(m.groups), *source, Int(m.columns),
+            Int(stride), Int(at.first), Int(at.step), Int(norm), Int(add), Float(self.c.eps), y, Int(y_stride),
+            Int(at.to), Int(row), Int(rows), Int(at.count), Int(self.sizes.up),
         )  # fmt: skip
         a_block = s.warps * 32 // s.lanes * s.rows
         grid = (ceil_div(rows, a_block), ceil_div(at.count, tile), 1)
@@ -358,16 +261,17 @@ class Forward:
         local = c.is_local(layer)
         seen = min(self.context, c.window) if local else self.context
         cache = ("keys", "values", "keys.scales", "values.scales",
-                 np.int64(layer * self.sequences * self.capacity * c.kv_heads), I(self.capacity), I(sizes.room))  # fmt: skip
-        heads = (f"{layer}.q_norm", f"{layer}.k_norm", "local" if local else "global", I(c.heads), I(c.kv_heads),
-                 I(c.head_dim), I(q), I(q + k), F(c.eps))  # fmt: skip
-        shared = ("qkv", I(q + k + v), *cache, *heads, *at.place)
+                 np.int64(layer * self.sequences * self.capacity * c.kv_heads), Int(self.capacity),
+                 Int(sizes.room))  # fmt: skip
+        heads = (f"{layer}.q_norm", f"{layer}.k_norm", "local" if local else "global", Int(c.heads), Int(c.kv_heads),
+                 Int(c.head_dim), Int(q), Int(q + k), Float(c.eps))  # fmt: skip
+        shared: Arguments = ("qkv", Int(q + k + v), *cache, *heads, *at.place)
         own, out = s.fuse_rope and at.step, []
         if not own:
             out.append(Launch("prepare", (c.heads + 2 * c.kv_heads, at.count, 1), (32, 1, 1), shared))
         most = min(seen, at.last_position + 1)
-        scale = F(1.0 / np.sqrt(c.query_scalar))
-        arguments = (*shared, I(seen), scale, I(padded(most, 4)), "mixed", I(sizes.mixed))
+        scale = Float(1.0 / np.sqrt(c.query_scalar))
+        arguments: Arguments = (*shared, Int(seen), scale, Int(padded(most, 4)), "mixed", Int(sizes.mixed))
         out.append(
             Launch(
                 "attend_step" if own else "attend", (c.heads, at.count, 1), (s.attention_threads, 1, 1), arguments,
@@ -375,32 +279,3 @@ class Forward:
             )
         )  # fmt: skip
         return out
-
-
-def blocks_of(s: Settings, sizes: Sizes, seen: int) -> dict[str, Block]:
-    """Every kernel that runs of this model may launch, with its largest block."""
-    threads, rows, c = s.warps * 32, Block(s.row_threads), sizes.c
-    widest = max(sizes.hidden, sizes.mixed, sizes.ffn)
-    attend = Block(
-        s.attention_threads, attention_shared_bytes(s, sizes, min(seen, c.window) if c.pattern > c.layers else seen)
-    )
-    found = {
-        "embed": rows,
-        "project": Block(threads, product_shared_bytes(s, widest, s.batch_tile)),
-        "project_step": Block(threads, product_shared_bytes(s, widest, s.step_tile)),
-        "logits": Block(threads, product_shared_bytes(s, sizes.hidden, s.step_tile)),
-        "prepare": Block(32),
-        "attend": attend,
-        "choose": rows,
-        "surprise": rows,
-    }
-    if s.fuse_norm < 2:
-        found["normalise"] = rows
-    if s.fuse_geglu:
-        found["gate_up"] = Block(threads, product_shared_bytes(s, sizes.hidden, s.batch_tile))
-        found["gate_up_step"] = Block(threads, product_shared_bytes(s, sizes.hidden, s.step_tile))
-    else:
-        found["geglu"] = rows
-    if s.fuse_rope:
-        found["attend_step"] = attend
-    return found

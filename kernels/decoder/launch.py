@@ -1,21 +1,20 @@
 """How is decoder.cu launched at a point of its space, and what must come out?"""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from optimizer.space import Value
 from optimizer.targets.cuda.operands import LARGEST_SHARED_BYTES, Whole, ceil_div, whole_numbers
-from optimizer.targets.cuda.plan import Array, Block, Case, Launch, Work, max_rel_error
-from optimizer.trial import Check
+from optimizer.targets.cuda.plan import Block, Case, Work
 
-from .forward import Forward, Picked, Settings, Sizes, Tokens, blocks_of
-from .model_reference import Reference
-from .weights import Config, Model, read_config, read_model, rejected, shapes
+from .cases import Ids, Length, Runs, greedy_work, random_model
+from .forward import Forward
+from .settings import Settings, Sizes, blocks_of
+from .weights import Config, Model, read_config, read_model, rejected
 
 OPTIONS = {
     "batch": Whole(1, high=4096), "context": Whole(256, high=1 << 20), "requests": Whole(8, high=1 << 20),
@@ -24,25 +23,8 @@ OPTIONS = {
 }  # fmt: skip
 STEPS = 4  # tokens that the check takes one by one after its prompt
 LEAD_IN = 64  # tokens of the text that are read before the first is scored
-SCORED_BY_REFERENCE = 256  # losses that are compared with the reference's
 RING = 40  # a context so small that the cache's ring wraps around
 OF_LOGITS = {32: 2e-5, 16: 2e-3, 8: 4e-3}  # README.md says why
-TOKENS = "tokens"
-Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Length:
-    """Of a run: tokens of a prompt, tokens one by one after it, tokens seen, tokens a launch."""
-
-    prompt: int
-    steps: int
-    context: int
-    rows: int
-
-    @property
-    def positions(self) -> int:
-        return self.prompt + self.steps
 
 
 class Operation:
@@ -58,7 +40,8 @@ class Operation:
         o = self._o
         if o["requests"] % o["batch"]:
             raise rejected(
-                f"a batch of {o['batch']} does not divide {o['requests']} requests: every configuration must do the same work"
+                f"a batch of {o['batch']} does not divide {o['requests']} requests: every configuration must do the "
+                "same work"
             )
         needed = max(o["eval-tokens"] + LEAD_IN + 1, o["requests"] + o["prompt"] + o["check-tokens"] + STEPS)
         if len(self.text) < needed:
@@ -66,8 +49,8 @@ class Operation:
         for name, block in self.blocks.items():
             if block.shared_bytes > LARGEST_SHARED_BYTES:
                 raise rejected(
-                    f"{name} needs {block.shared_bytes} bytes of shared memory; a block may have {LARGEST_SHARED_BYTES}. "
-                    "A smaller BATCH_TILE, SHARED_PAD or context, or STAGE=false needs less."
+                    f"{name} needs {block.shared_bytes} bytes of shared memory; a block may have "
+                    f"{LARGEST_SHARED_BYTES}. A smaller BATCH_TILE, SHARED_PAD or context, or STAGE=false needs less."
                 )
 
     @property
@@ -107,8 +90,8 @@ class Operation:
         }
 
     def small(self) -> Sequence[Case]:
-        """A tiny model whose sizes divide by nothing: sequences that fill a tile and one more, a ring that wraps around,
-        the choice of tokens and their losses; then one with rows of more than one load for each thread of a team."""
+        """A tiny model whose sizes divide by nothing: sequences that fill a tile and one more, a ring that wraps
+        around, the choice of tokens and their losses; then one with several loads a row for each thread of a team."""
         s = self._s
         tolerance, sequences = OF_LOGITS[s.kv_bits], s.step_tile + 1
         tiny = Config(50, 36, 76, 2, 4, 2, 10, 3, 2, 100.0, 1000.0, 1e-6, 9.0)
@@ -168,7 +151,7 @@ class Operation:
         return Length(o["prompt"], o["generate"], o["context"], self._s.prefill_rows)
 
     @cached_property
-    def runs(self) -> "Runs":
+    def runs(self) -> Runs:
         return Runs(self._model, self._s)
 
     @cached_property
@@ -184,130 +167,6 @@ class Operation:
         o = self._o
         room = len(self.text) - o["prompt"] - o["check-tokens"] - STEPS
         return np.stack([self.text[start : start + length] for start in (r * room // o["requests"] for r in requests)])
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Cases of one model."""
-
-    model: Model
-    s: Settings
-
-    @cached_property
-    def reference(self) -> Reference:
-        return Reference(self.model, self.s.changes, self.s.kv_bits)
-
-    def logits(self, name: str, text: Ids, length: Length, metric: str, tolerance: float) -> Case:
-        """After the prompt and after each step, of every sequence of text (sequences, positions)."""
-        sequences = len(text)
-        rows = (1 + length.steps) * sequences
-        forward = self._forward(length, sequences, rows)
-        launches = list(prefill(forward, length, 0, sequences, length.positions, keep=True))
-        for step in range(length.steps):
-            at = Tokens(sequences, position=length.prompt + step, step=True)
-            launches += forward.launches(at, Picked(0, 1, sequences, (1 + step) * sequences), length.positions)
-        work = Work(forward.buffers(text), {"run": tuple(launches)}, ("logits",))
-
-        def judge(outputs: Mapping[str, Array]) -> Check:
-            found = outputs["logits"][:, : self.model.config.vocab].reshape(1 + length.steps, sequences, -1)
-            expected = [self.reference.logits(tokens, length.context)[length.prompt - 1 :] for tokens in text]
-            return Check({metric: max_rel_error(found, np.stack(expected, axis=1))})
-
-        return Case(name, work, judge, {metric: tolerance})
-
-    def greedy(self, name: str, prompts: Ids, length: Length, tolerance: float) -> Case:
-        """Generation with tokens that the device chooses."""
-        forward = self._forward(length, len(prompts), len(prompts))
-        return self.judged_choice(name, greedy_work(forward, prompts, length, len(prompts)), length, tolerance)
-
-    def judged_choice(self, name: str, work: Work, length: Length, tolerance: float) -> Case:
-        """Every chosen token must be one that the reference, given those before it, finds most likely."""
-        prompts = work.buffers[TOKENS][:, : length.prompt]
-
-        def judge(outputs: Mapping[str, Array]) -> Check:
-            tokens, worst = outputs[TOKENS], 0.0
-            whole = ((tokens >= 0) & (tokens < self.model.config.vocab)).all()
-            if not whole or (tokens[:, : length.prompt] != prompts).any():
-                return Check({"max_rel_error_choice": float("inf")})
-            for sequence in tokens:
-                logits = self.reference.logits(sequence, length.context)[length.prompt - 1 : -1]
-                chosen = logits[np.arange(len(logits)), sequence[length.prompt :]]
-                worst = max(worst, float((logits.max(1) - chosen).max() / np.abs(logits).max()))
-            return Check({"max_rel_error_choice": worst})
-
-        return Case(name, work, judge, {"max_rel_error_choice": 2 * tolerance})
-
-    def losses(self, name: str, text: Ids, lead_in: int, length: Length, tolerance: float) -> Case:
-        """exp of the mean loss of the tokens of a text after the lead-in, each given those before it that `context` lets
-        it see; the first losses are compared with the reference's."""
-        count, compared = len(text) - 1, min(len(text) - 1, lead_in + SCORED_BY_REFERENCE)
-        forward = Forward(
-            self.model, self.s, 1, len(text), length.context, min(length.rows, count), min(length.rows, count)
-        )
-        launches: list[Launch] = []
-        for first in range(0, count, length.rows):
-            rows = min(length.rows, count - first)
-            launches += forward.launches(Tokens(rows, first, count), Picked(0, 1, rows, 0), len(text))
-            launches.append(forward.surprise(rows, first))
-        buffers = {**forward.buffers(text[None]), "losses": np.full(count, np.nan, np.float32)}
-
-        def judge(outputs: Mapping[str, Array]) -> Check:
-            losses = outputs["losses"].astype(np.float64)
-            expected = self.reference.losses(text[: compared + 1], length.context)
-            error = max_rel_error(losses[:compared], expected)
-            return Check({"max_rel_error_loss": error}, {"perplexity": float(np.exp(losses[lead_in:].mean()))})
-
-        # a loss is a difference of logits, and the largest is smaller than the largest logit
-        return Case(
-            name, Work(buffers, {"run": tuple(launches)}, ("losses",)), judge, {"max_rel_error_loss": 8 * tolerance}
-        )
-
-    def _forward(self, length: Length, sequences: int, logits_rows: int) -> Forward:
-        most = max(length.rows, sequences)
-        return Forward(self.model, self.s, sequences, length.positions, length.context, most, logits_rows)
-
-
-def prefill(
-    forward: Forward, length: Length, sequence: int, sequences: int, stride: int, keep: bool
-) -> Iterator[Launch]:
-    """The prompts of some sequences, `rows` tokens a launch; logits of each prompt's last token, in rows that are kept
-    for all sequences or, where each is chosen from at once, used again."""
-    total = sequences * length.prompt
-    for first in range(0, total, length.rows):
-        count = min(length.rows, total - first)
-        done = range(first // length.prompt, (first + count) // length.prompt)  # sequences whose last token is here
-        picked = None
-        if done:
-            last = done.start * length.prompt + length.prompt - 1 - first
-            picked = Picked(last, length.prompt, len(done), done.start if keep else 0)
-        yield from forward.launches(Tokens(count, first, length.prompt, 0, sequence), picked, stride)
-        if done and not keep:
-            yield forward.choose(len(done), length.prompt, sequence + done.start, stride)
-
-
-def greedy_work(forward: Forward, prompts: Ids, length: Length, batch: int) -> Work:
-    """`batch` sequences at a time; `steps` tokens each, of which the last is not taken through the model."""
-    sequences, stride = len(prompts), length.positions
-    tokens = np.full((sequences, stride), -1, np.int32)
-    tokens[:, : length.prompt] = prompts
-    prompt: list[Launch] = []
-    steps: list[Launch] = []
-    for first in range(0, sequences, batch):
-        prompt += prefill(forward, length, first, batch, stride, keep=False)
-        for position in range(length.prompt, stride - 1):
-            at = Tokens(batch, position=position, sequence=first, step=True)
-            steps += forward.launches(at, Picked(0, 1, batch, 0), stride)
-            steps.append(forward.choose(batch, position + 1, first, stride))
-    return Work(forward.buffers(tokens), {"prefill": tuple(prompt), "decode": tuple(steps)}, (TOKENS,))
-
-
-def random_model(c: Config, seed: int) -> Model:
-    rng = np.random.default_rng(seed)
-    tensors = {
-        name: rng.normal(0, 0.3 if len(shape) == 1 else shape[1] ** -0.5, shape).astype(np.float32)
-        for name, shape in shapes(c).items()
-    }
-    return Model(c, tensors)
 
 
 def tokens_of(path: Path, vocab: int) -> Ids:

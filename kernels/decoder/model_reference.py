@@ -47,7 +47,8 @@ class Reference:
             gelu = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
             out = (gelu * (inner @ weights["mlp.up_proj"].T)) @ weights["mlp.down_proj"].T
             x = x + self._normed(out, self._model.norm(i, "post_ffn"))
-        return self._normed(x, self._model.tensors[LAST_NORM]) @ self._embedding.T
+        found: Doubles = self._normed(x, self._model.tensors[LAST_NORM]) @ self._embedding.T
+        return found
 
     def losses(self, tokens: NDArray[np.int32], context: int) -> Doubles:
         """(T - 1): minus the logarithm of the likelihood of every token but the first, given those before it."""
@@ -59,7 +60,8 @@ class Reference:
 
     def _normed(self, x: Doubles, weight: Floats) -> Doubles:
         scale = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + self._c.eps)
-        return x * scale * (1.0 + weight.astype(np.float64))
+        normed: Doubles = x * scale * (1.0 + weight.astype(np.float64))
+        return normed
 
     def _attended(self, x: Doubles, layer: int, weights: Mapping[str, Doubles], context: int) -> Doubles:
         c, length = self._c, len(x)
@@ -97,5 +99,6 @@ class Reference:
             return from_bf16(to_bf16(x.astype(np.float32))).astype(np.float64)
         if self._kv_bits == 8:
             scale = np.abs(x).max(-1, keepdims=True) / 127
-            return np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)) * scale
+            kept: Doubles = np.rint(np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)) * scale
+            return kept
         return x

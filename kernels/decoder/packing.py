@@ -24,7 +24,7 @@ def padded(size: int, whole: int) -> int:
 
 @dataclass(frozen=True)
 class Packed:
-    """values: bytes (rows, …); scales (rows, groups); index: which inputs the slots stand for, where they are pruned."""
+    """values: bytes (rows, …); scales (rows, groups); index: which inputs pruned slots stand for."""
 
     values: NDArray[np.uint8]
     scales: NDArray[np.float32]
@@ -53,7 +53,8 @@ def pack(parts: Sequence[Matrix], bits: int, pruning: str, group: int) -> Packed
     keep = _stacked([m.keep for m in parts], wide)
     scales = np.zeros((len(weights), max(1, ceil_div(wide, group))), np.float32)
     if bits <= 8:
-        found = _stacked([m.scales for m in parts if m.scales is not None], parts[0].scales.shape[1])  # type: ignore[union-attr]
+        kept_scales = [m.scales for m in parts if m.scales is not None]
+        found = _stacked(kept_scales, kept_scales[0].shape[1])
         scales[:, : found.shape[1]] = found
     index = np.zeros((1, 1), np.uint16)
     if pruning == TWO_OF_FOUR:

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,7 @@ class Config:
         names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                  "num_key_value_heads", "head_dim", "sliding_window", "sliding_window_pattern")  # fmt: skip
         numbers = ("rope_local_base_freq", "rope_theta", "rms_norm_eps", "query_pre_attn_scalar")
-        return cls(*(whole(name) for name in names), *(_number(metadata, name) for name in numbers))  # type: ignore[arg-type]
+        return cls(*(whole(name) for name in names), *(_number(metadata, name) for name in numbers))
 
 
 def _number(metadata: Mapping[str, object], name: str) -> float:
@@ -168,12 +169,12 @@ def _header(path: Path) -> tuple[Mapping[str, Mapping[str, object]], int]:
 
 
 def _tensor(entry: Mapping[str, object] | None, name: str, shape: tuple[int, ...], data: bytes) -> Floats:
-    types = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+    types: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
     if entry is None or entry.get("shape") != list(shape) or (dtype := types.get(str(entry.get("dtype")))) is None:
         raise rejected(f"the model has no tensor {name} of the shape {list(shape)} as F32, F16 or BF16")
     match entry.get("data_offsets"):
         case [int(begin), int(end)] if (
-            0 <= begin and end <= len(data) and end - begin == math.prod(shape) * dtype.itemsize
+            begin >= 0 and end <= len(data) and end - begin == math.prod(shape) * dtype.itemsize
         ):
             bits = np.frombuffer(data[begin:end], dtype).reshape(shape)
         case other:
@@ -212,7 +213,8 @@ def kept(w: Floats, pruning: str, percent: int) -> NDArray[np.bool_]:
 def _smallest(sizes: NDArray[np.floating], count: int) -> NDArray[np.intp]:
     """The places of the `count` smallest of each row; of equals the higher first."""
     last = sizes.shape[1] - 1
-    return last - np.argsort(sizes[:, ::-1], axis=1, kind="stable")[:, :count]
+    found: NDArray[np.intp] = last - np.argsort(sizes[:, ::-1], axis=1, kind="stable")[:, :count]
+    return found
 
 
 def rounded(w: Floats, bits: int, group: int) -> Matrix:

@@ -2,7 +2,7 @@
 when it is wrong."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -144,7 +144,7 @@ def test_the_model_itself_is_executed(
     macros: dict[str, int], others: dict[str, Value], folder: Path, host: HostCheck
 ) -> None:
     """The GPU's own cases, shortened: logits, the ring, the tokens chosen, and the CPU program's perplexity."""
-    short: dict[str, object] = {"eval-tokens": 48, "prompt": 10, "generate": 4, "requests": 2, "check-tokens": 44}
+    short: dict[str, object] = {"eval-tokens": 16, "prompt": 6, "generate": 3, "requests": 2, "check-tokens": 42}
     knobs = point(**as_knobs(macros), context=32, **others)
     operation = made(knobs, **short)
     program = host.program(FOLDER / "decoder.cu", KERNELS, words(knobs, operation), tuple(operation.blocks))
@@ -163,7 +163,9 @@ CORNERS: dict[str, dict[str, Value]] = {
     "large tiles of 4 bits": {
         "weight_bits": 4, "group_size": 32, "GEMV_ROWS": 8, "UNROLL": 4, "GEMV_LANES": 4, "quantize_embedding": True,
     },
-    "two of four": {"pruning": "n_m", "weight_bits": 4, "group_size": 32, "GEMV_LANES": 8, "kv_bits": 8, "FUSE_ROPE": True},
+    "two of four": {
+        "pruning": "n_m", "weight_bits": 4, "group_size": 32, "GEMV_LANES": 8, "kv_bits": 8, "FUSE_ROPE": True,
+    },
     "blocks": {"pruning": "block", "sparsity_pct": 50, "weight_bits": 8, "group_size": 32, "GEMV_ROWS": 2},
     "small loads": {"LOAD_BYTES": 4, "weight_bits": 16, "KV_LOAD_BYTES": 4, "KEY_LANES": 1, "pruning": "magnitude"},
     "threads of a warp": {"ATTENTION_THREADS": 32, "ROW_THREADS": 32, "GEMV_WARPS": 1, "FUSE_ROPE": True, "kv_bits": 8},
@@ -176,7 +178,7 @@ def test_corners_are_right(name: str, host: HostCheck) -> None:
     assert set(errors) == {"max_rel_error", "max_rel_error_choice", "max_rel_error_loss"}
 
 
-@settings(max_examples=8, derandomize=True, deadline=None)
+@settings(max_examples=5, derandomize=True, deadline=None)
 @given(seed=SEEDS)
 def test_any_point_is_right(seed: int, host: HostCheck) -> None:
     errors = executed(host, FEASIBLE.sample(Random(seed)))
@@ -186,18 +188,22 @@ def test_any_point_is_right(seed: int, host: HostCheck) -> None:
 # ---- wrong kernels are found out
 
 MUTATIONS: list[tuple[str, str, str, dict[str, Value]]] = [
-    ("window off by one", "place.position - seen + 1 > 0 ? place.position - seen + 1", "place.position - seen > 0 ? place.position - seen", {}),
+    ("window off by one", "place.position - seen + 1 > 0 ? place.position - seen + 1",
+     "place.position - seen > 0 ? place.position - seen", {}),
     ("constant of GELU", "0.797884561f", "0.79f", {}),
     ("gain of the norm", "scale * (1.0f + pre[c])", "scale * pre[c]", {}),
     ("head of keys", "head / (h.heads / h.kv_heads)", "head % h.kv_heads", {}),
-    ("rest of a tile", "rows_of<BITS, HOW, 1, GLU>(m, x, out, token + t,", "rows_of<BITS, HOW, 1, GLU>(m, x, out, token,", {}),
+    ("rest of a tile", "rows_of<BITS, HOW, 1, GLU>(m, x, out, token + t,",
+     "rows_of<BITS, HOW, 1, GLU>(m, x, out, token,", {}),
     ("sequences share keys", "place.sequence) * capacity", "place.sequence / 2 * 2) * capacity", {"batch": 2}),
     ("half of a byte", "& 15u) - 8", "& 15u) - 7", {"weight_bits": 4}),
     ("scale of a group", "group = (chunk + run) / GROUP_SIZE", "group = 0", {"weight_bits": 8, "group_size": 32}),
     ("which of four", "* 2 & 3)", "* 2 & 2)", {"pruning": "n_m"}),
-    ("input of a block", "const int column = list[chunk + i];", "const int column = chunk + i;", {"pruning": "block", "sparsity_pct": 50}),
+    ("input of a block", "const int column = list[chunk + i];",
+     "const int column = chunk + i;", {"pruning": "block", "sparsity_pct": 50}),
     ("no barrier after staging", "  __syncthreads();\n}\n\nstruct Output", "}\n\nstruct Output", {}),
-    ("sum left out", "kept[s.row(token + t) + c] = value", "kept[s.row(token + t) + c] = x[c]", {"fuse_norm": "product"}),
+    ("sum left out", "kept[s.row(token + t) + c] = value",
+     "kept[s.row(token + t) + c] = x[c]", {"fuse_norm": "product"}),
     ("own key unkept", "keep(k, h.size, lane, write,", "keep(k, h.size, lane, false,", {"FUSE_ROPE": True}),
     ("token beside", "= places[0];", "= places[0] ? places[0] - 1 : 1;", {}),
     ("loss of another token", "row[tokens[at + 1]]", "row[tokens[at]]", {}),
@@ -291,7 +297,6 @@ def test_a_judge_takes_no_unwritten_output() -> None:
         ({"batch": 0}, "batch=0 is not a whole number from 1"),
         ({"eval-tokens": 10**6}, "the text has 29960 tokens; this scenario needs"),
         ({"bacth": 2}, "there is no option bacth"),
-        ({"context": 1 << 20, "prompt": 1 << 14, "generate": 1 << 14, "check-tokens": 8}, "tokens; this scenario needs|shared memory"),
     ],
     ids=str,
 )  # fmt: skip
