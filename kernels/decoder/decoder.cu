@@ -88,6 +88,12 @@
 #define ROW_THREADS 128  // threads that share a row elsewhere: norms, embedding, the choice of a token
 #endif
 
+#if defined(MIN_BLOCKS) && MIN_BLOCKS > 0  // that a multiprocessor should hold at a time
+#define LAUNCH_BOUNDS(threads) __launch_bounds__(threads, MIN_BLOCKS)
+#else
+#define LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
+#endif
+
 #define DENSE 0
 #define TWO_OF_FOUR 2
 #define BLOCK 3
@@ -602,7 +608,7 @@ normalise(float* x, const float* added, const float* post, const float* pre, flo
 // y (tokens, rows) = activations times rows row … row + rows of a matrix. The same text for each way a matrix is used:
 // with a prompt's tokens, with a step's, and for the logits.
 #define PRODUCT(NAME, BITS, HOW, TILE, GLU)                                                                             \
-  extern "C" __global__ void __launch_bounds__(GEMV_THREADS)                                                            \
+  extern "C" __global__ void LAUNCH_BOUNDS(GEMV_THREADS)                                                                \
   NAME(const unsigned char* __restrict__ values, const float* __restrict__ scales, const unsigned short* __restrict__ index, \
        int slots, int groups, const float* __restrict__ x, const float* __restrict__ added, const float* __restrict__ post,  \
        const float* __restrict__ pre, float* __restrict__ kept, int columns, int stride, int first, int step, int norm,     \
@@ -656,7 +662,7 @@ extern "C" __global__ void __launch_bounds__(32) prepare(float* qkv, int qkv_str
 }
 
 #define ATTEND(NAME, OWN)                                                                                                 \
-  extern "C" __global__ void __launch_bounds__(ATTENTION_THREADS)                                                         \
+  extern "C" __global__ void LAUNCH_BOUNDS(ATTENTION_THREADS)                                                             \
   NAME(const float* qkv, int qkv_stride, CACHE_PARAMETERS, int seen, float scale, int score_room, float* mixed,           \
        int mixed_stride) {                                                                                                \
     const Cache cache = {keys, values, key_scales, value_scales, layer, capacity, kv_heads, room};                        \
