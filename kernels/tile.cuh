@@ -70,8 +70,9 @@ template <int LINES, int LENGTH, int N, int THREADS, class Visit>
 DEVICE void share(Visit visit) {
   constexpr int PER_LINE = LENGTH / N, PIECES = LINES * PER_LINE;
   static_assert(LENGTH % N == 0, "a line is made of whole vectors");
-#pragma unroll
-  for (int i = 0; i < (PIECES + THREADS - 1) / THREADS; ++i) {
+  constexpr int TURNS = (PIECES + THREADS - 1) / THREADS, AT_ONCE = TURNS <= 16 ? TURNS : 8;  // what registers hold
+#pragma unroll AT_ONCE
+  for (int i = 0; i < TURNS; ++i) {
     const int piece = i * THREADS + static_cast<int>(threadIdx.x);
     if (PIECES % THREADS == 0 || piece < PIECES) visit(piece / PER_LINE, piece % PER_LINE * N);
   }
