@@ -68,7 +68,14 @@ def _quantize() -> Transform:
     return Quantize()
 
 
+def _prune() -> Transform:
+    from optimizer.targets.torch.prune import Prune
+
+    return Prune()
+
+
 TRANSFORMS: Mapping[str, Callable[[], Transform]] = {
+    "prune": _prune,
     "quantize": _quantize,
 }
 """In the order in which they are applied: prune, then quantize. Each is named like its knob."""
