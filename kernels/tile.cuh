@@ -234,34 +234,98 @@ DEVICE void multiply_16x8x16(float* d, const unsigned* a, const unsigned* b, bf1
 #error "tensor cores multiply bf16 from sm_80 on"
 #endif
 
-// sums += A B over the depth of B's tile on tensor cores, for the warp's tile of 16 TILES_M x 8 TILES_N sums that starts at
-// (row, column). Lane l holds of every 16x8 part the sums (l / 4 + 8 (e / 2), l % 4 * 2 + e % 2) for e = 0 … 3
-// (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type").
-template <class A, class B, int TILES_M, int TILES_N>
-DEVICE void multiply_tensor(float (&sums)[TILES_M][TILES_N][4], const typename A::Type* a,
-                                                const typename B::Type* b, int row, int column) {
-  using T = typename A::Type;
-  static_assert(sizeof(T) == 2 && A::ALONG_DEPTH && A::PITCH % 2 == 0 && B::DEPTH % 16 == 0, "what mma can take");
+// COUNT matrices of 8 x 8 numbers of 16 bits from shared memory, for a whole warp: lane l says with `row` where row l % 8 of
+// matrix l / 8 lies (16-byte aligned), and gets of every matrix the elements 2 (l % 4) and the next of row l / 4. TRANSPOSED:
+// of column l / 4 (PTX ISA, "ldmatrix").
+template <bool TRANSPOSED, int COUNT>
+DEVICE void load_matrices(unsigned (&to)[COUNT], const void* row) {
+  static_assert(COUNT == 4 || (COUNT == 2 && TRANSPOSED), "what is used here of ldmatrix");
+#ifdef ON_DEVICE
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if constexpr (COUNT == 4 && TRANSPOSED)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+  else if constexpr (COUNT == 4)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(at) : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0, %1}, [%2];"
+                 : "=r"(to[0]), "=r"(to[1]) : "r"(at) : "memory");
+#else
+  const int lane = static_cast<int>(threadIdx.x) & 31, across = lane / 4, pair = lane % 4 * 2;
+  for (int i = 0; i < COUNT; ++i) {
+    unsigned halves[2];
+    for (int e = 0; e < 2; ++e) {
+      const auto mine = reinterpret_cast<unsigned long long>(row);
+      const auto from = __shfl_sync(0xffffffffu, mine, i * 8 + (TRANSPOSED ? pair + e : across));
+      const auto whole = load_vector<8>(reinterpret_cast<const unsigned short*>(from));
+      halves[e] = whole.v[TRANSPOSED ? across : pair + e];
+    }
+    to[i] = halves[0] | halves[1] << 16;
+  }
+#endif
+}
+
+// A warp's operands of one step of 16 terms, as lanes hold them (device.cuh, mma_16x8x16): of A, TILES parts of 16 rows.
+template <class A, bool LDMATRIX, int TILES>
+DEVICE void read_a(unsigned (&to)[TILES][4], const typename A::Type* a, int row, int k) {
   const int lane = static_cast<int>(threadIdx.x) & 31, group = lane >> 2, pair = (lane & 3) * 2;
 #pragma unroll
-  for (int k = 0; k < B::DEPTH; k += 16) {
-    unsigned part_a[TILES_M][4];
-#pragma unroll
-    for (int i = 0; i < TILES_M; ++i)
+  for (int i = 0; i < TILES; ++i) {
+    if constexpr (LDMATRIX) {
+      load_matrices<false>(to[i], a + A::at(row + i * 16 + lane % 16, k + lane / 16 * 8));
+    } else {
 #pragma unroll
       for (int e = 0; e < 4; ++e)
-        part_a[i][e] = packed(load_vector<2>(a + A::at(row + i * 16 + group + e % 2 * 8, k + pair + e / 2 * 8)));
+        to[i][e] = packed(load_vector<2>(a + A::at(row + i * 16 + group + e % 2 * 8, k + pair + e / 2 * 8)));
+    }
+  }
+}
+
+// Of B, TILES parts of 8 columns.
+template <class B, bool LDMATRIX, int TILES>
+DEVICE void read_b(unsigned (&to)[TILES][2], const typename B::Type* b, int column, int k) {
+  using T = typename B::Type;
+  const int lane = static_cast<int>(threadIdx.x) & 31, group = lane >> 2, pair = (lane & 3) * 2;
+  if constexpr (LDMATRIX && TILES % 2 == 0) {
 #pragma unroll
-    for (int j = 0; j < TILES_N; ++j) {
-      unsigned part_b[2];
+    for (int j = 0; j < TILES; j += 2) {
+      unsigned two[4];
+      load_matrices<true>(two, b + B::at(column + j * 8 + lane / 16 * 8, k + lane % 16));
+      to[j][0] = two[0], to[j][1] = two[1], to[j + 1][0] = two[2], to[j + 1][1] = two[3];
+    }
+  } else if constexpr (LDMATRIX) {
+#pragma unroll
+    for (int j = 0; j < TILES; ++j) load_matrices<true>(to[j], b + B::at(column + j * 8, k + lane % 16));
+  } else {
+#pragma unroll
+    for (int j = 0; j < TILES; ++j)
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         const int n = column + j * 8 + group, first = k + pair + e * 8;
-        part_b[e] = packed(Vector<T, 2>{{b[B::at(n, first)], b[B::at(n, first + 1)]}});
+        to[j][e] = packed(Vector<T, 2>{{b[B::at(n, first)], b[B::at(n, first + 1)]}});
       }
+  }
+}
+
+// sums += A B over the depth of B's tile on tensor cores, for the warp's tile of 16 TILES_M x 8 TILES_N sums that starts at
+// (row, column). Lane l holds of every 16x8 part the sums (l / 4 + 8 (e / 2), l % 4 * 2 + e % 2) for e = 0 … 3
+// (PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type").
+template <class A, class B, bool LDMATRIX, int TILES_M, int TILES_N>
+DEVICE void multiply_tensor(float (&sums)[TILES_M][TILES_N][4], const typename A::Type* a, const typename B::Type* b,
+                            int row, int column) {
+  using T = typename A::Type;
+  static_assert(sizeof(T) == 2 && A::ALONG_DEPTH && A::PITCH % 2 == 0 && B::DEPTH % 16 == 0, "what mma can take");
+  static_assert(!LDMATRIX || (A::PITCH % 8 == 0 && B::PITCH % 8 == 0), "ldmatrix reads lines that are 16-byte aligned");
 #pragma unroll
-      for (int i = 0; i < TILES_M; ++i) multiply_16x8x16(sums[i][j], part_a[i], part_b, T());
-    }
+  for (int k = 0; k < B::DEPTH; k += 16) {
+    unsigned part_a[TILES_M][4], part_b[TILES_N][2];
+    read_a<A, LDMATRIX>(part_a, a, row, k);
+    read_b<B, LDMATRIX>(part_b, b, column, k);
+#pragma unroll
+    for (int j = 0; j < TILES_N; ++j)
+#pragma unroll
+      for (int i = 0; i < TILES_M; ++i) multiply_16x8x16(sums[i][j], part_a[i], part_b[j], T());
   }
 }
 
@@ -296,7 +360,7 @@ struct ThreadSums {
 };
 
 // With tensor cores, ROWS x COLUMNS a warp:
-template <class A, class B, int ROWS, int COLUMNS>
+template <class A, class B, int ROWS, int COLUMNS, bool LDMATRIX>
 struct WarpSums {
   static constexpr int ACROSS = B::EXTENT / COLUMNS, THREADS = A::EXTENT / ROWS * ACROSS * 32, GROUP = 2;
   static_assert(A::EXTENT % ROWS == 0 && B::EXTENT % COLUMNS == 0 && ROWS % 16 == 0 && COLUMNS % 8 == 0,
@@ -306,7 +370,7 @@ struct WarpSums {
   static DEVICE int row() { return static_cast<int>(threadIdx.x) / 32 / ACROSS * ROWS; }
   static DEVICE int column() { return static_cast<int>(threadIdx.x) / 32 % ACROSS * COLUMNS; }
   DEVICE void multiply(const typename A::Type* a, const typename B::Type* b) {
-    multiply_tensor<A, B>(sums, a, b, row(), column());
+    multiply_tensor<A, B, LDMATRIX>(sums, a, b, row(), column());
   }
   DEVICE void clear() {
 #pragma unroll

@@ -51,6 +51,9 @@
 #ifndef WARP_N
 #define WARP_N 8
 #endif
+#ifndef FRAGMENTS
+#define FRAGMENTS 0  // how a warp reads its operands: 0 element by element, 1 with ldmatrix; with tensor cores
+#endif
 #ifndef SWIZZLE
 #define SWIZZLE 1  // rows of tiles that neighbouring blocks work on together, so that they find B in the L2 cache
 #endif
@@ -67,7 +70,7 @@ using TileA = tile::Operand<T, BLOCK_M, BLOCK_K, PAD, TENSOR || LAYOUT_A == 0>;
 using TileB = tile::Operand<T, BLOCK_N, BLOCK_K, PAD, false>;
 
 #if TENSOR
-using Sums = tile::WarpSums<TileA, TileB, WARP_M, WARP_N>;
+using Sums = tile::WarpSums<TileA, TileB, WARP_M, WARP_N, FRAGMENTS == 1>;
 #else
 using Sums = tile::ThreadSums<TileA, TileB, THREAD_M, THREAD_N, UNROLL, PREFETCH != 0>;
 #endif

@@ -53,6 +53,9 @@
 #ifndef WARP_N
 #define WARP_N 8
 #endif
+#ifndef FRAGMENTS
+#define FRAGMENTS 0  // how a warp reads its operands: 0 element by element, 1 with ldmatrix; with tensor cores
+#endif
 
 #include "tile.cuh"  // after MIN_BLOCKS
 
@@ -65,7 +68,7 @@ using Hidden = tile::Operand<T, BLOCK_M, BLOCK_N, PAD, true>;  // fused: an oper
 
 #if TENSOR
 template <class A>
-using Sums = tile::WarpSums<A, TileB, WARP_M, WARP_N>;
+using Sums = tile::WarpSums<A, TileB, WARP_M, WARP_N, FRAGMENTS == 1>;
 #else
 template <class A>
 using Sums = tile::ThreadSums<A, TileB, THREAD_M, THREAD_N, UNROLL, false>;
