@@ -89,11 +89,51 @@ def search(
 
 
 @app.command()
-def report(study: StudyName, words: Places = None) -> None:
-    """Print a study's report and write it to report.md in the study's folder."""
-    from optimizer.cli.studies import report_command
+def report(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="STUDY…",
+            help="Names, folders or journals of studies, folders of studies, benchmark files; and settings: "
+            "studies_dir=….",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="The folder for report.md and report.json; unset: the study's own, of several reports/NAME.",
+            show_default=False,
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Report on a study, or on several together: what was found, how sure it is, and what spoils the data."""
+    from optimizer.cli.report import command
 
-    report_command(study, words or [])
+    command(words, out, as_json=json)
+
+
+@app.command()
+def compare(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B…",
+            help="Studies, folders of studies, exports or benchmark files: each against the first; and settings: "
+            "metric=…, studies_dir=….",
+        ),
+    ],
+    json: AsJson = False,
+) -> None:
+    """Compare studies, exports or ingested files: the same metric of the same work, as ratios with intervals.
+
+    \b
+    What can't be compared is refused with the reason (exit code 2): other work, another metric.
+    """
+    from optimizer.cli.compare import command
+
+    command(words, as_json=json)
 
 
 @app.command()

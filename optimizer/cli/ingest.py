@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optimizer.cli import FAILED
+from optimizer.cli.sources import split_words
 from optimizer.cli.studies import default_uri, settings_of
 from optimizer.errors import ConfigError
 from optimizer.journal import Study
@@ -26,8 +27,9 @@ STATES: dict[State, str] = {
 
 def command(words: Sequence[str], *, as_json: bool) -> None:
     """Exit code 1 where a file is damaged or MLflow can't be written to; 2 where nothing at all is benchmark data."""
-    paths = [Path(w) for w in words if not _is_setting(w)]
-    settings = settings_of([w for w in words if _is_setting(w)], SETTINGS)
+    names, typed = split_words(words, SETTINGS)
+    paths = [Path(n) for n in names]
+    settings = settings_of(typed, SETTINGS)
     if not paths:
         raise ConfigError("ingest needs files or folders: python -m optimizer ingest FOLDER [studies_dir=DIR].")
     if settings.get("tracking", "mlflow") not in ("mlflow", "none"):
@@ -46,13 +48,6 @@ def command(words: Sequence[str], *, as_json: bool) -> None:
         print(f"error: {problem}", file=sys.stderr)
     if problem or any(t.state == "damaged" for t in found):
         raise SystemExit(FAILED)
-
-
-def _is_setting(word: str) -> bool:
-    """KEY=VALUE; a file that is called so is named with its folder: ./a=b.json."""
-    return word.partition("=")[0] in SETTINGS or (
-        "=" in word and "/" not in word.partition("=")[0] and not Path(word).exists()
-    )
 
 
 def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> str:

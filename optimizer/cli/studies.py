@@ -1,4 +1,4 @@
-"""Commands on studies that exist: report, export, track, ui."""
+"""Commands on studies that exist: export, track, ui."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optimizer.cli import FAILED
+from optimizer.cli.sources import journal_of
 from optimizer.config import nested
 from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
@@ -17,7 +18,7 @@ from optimizer.export.files import rendered
 from optimizer.journal import read
 from optimizer.listeners.mlflow import StoreError, send, sqlite_path
 from optimizer.listeners.tracker import Status, write_status
-from optimizer.report.markdown import markdown, verdict_line
+from optimizer.report.markdown import verdict_line
 from optimizer.trial import Trial
 
 PLACES = ("studies_dir", "tracking.uri", "tracking.experiment")
@@ -35,20 +36,13 @@ def settings_of(words: Sequence[str], known: Sequence[str] = PLACES) -> dict[str
 
 
 def _journal(name: str, settings: Mapping[str, str]) -> Path:
-    """The journal that a study's name, its folder or a path to the journal itself stands for."""
+    """Raises ConfigError where there is no such study, with the nearest name."""
+    path = Path(name) if Path(name).is_file() else journal_of(name, settings)
+    if path is not None:
+        return path
     studies = Path(settings.get("studies_dir", "studies"))
-    for place in (Path(name), Path(name) / "journal.jsonl", studies / name / "journal.jsonl"):
-        if place.is_file():
-            return place
     known = [p.parent.name for p in studies.glob("*/journal.jsonl")]
     raise ConfigError(f"There is no study {name} in {studies}.{nearest(name, known)}")
-
-
-def report_command(name: str, words: Sequence[str]) -> None:
-    path = _journal(name, settings_of(words))
-    text = markdown(read(path))
-    print(text, end="")
-    _write(path.with_name("report.md"), text.encode())
 
 
 def export_command(name: str, words: Sequence[str], out: Path | None, *, force: bool) -> None:
@@ -67,7 +61,7 @@ def export_command(name: str, words: Sequence[str], out: Path | None, *, force: 
     program = _program(winner)
     files = rendered(study, winner, program, nested(study.settings.words))
     for path, content in files.items():
-        _write(folder / path, content)
+        write(folder / path, content)
         if path == "program":
             (folder / path).chmod(0o755)
     print(f"Trial {winner.number} of {study.name} is in {folder}:")
@@ -88,7 +82,7 @@ def _program(trial: Trial) -> bytes | None:
         ) from None
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Aside, then renamed: a reader never sees half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -162,9 +162,25 @@ def typical_values(trial: Trial) -> dict[str, float]:
     return {n: median(v) for n, v in samples_of(trial).items() if v and n != READINGS}
 
 
+def names_of(trial: Trial) -> list[str]:
+    """The metrics that a trial has."""
+    if not isinstance(trial.outcome, Measured):
+        return []
+    return [n for n, v in samples_of(trial).items() if v and n != READINGS]
+
+
 def measured(study: Study, metric: str) -> list[tuple[Trial, float]]:
     """The trials that have the metric, with its typical number, in the order of running."""
-    return [(t, values[metric]) for t in study.trials if metric in (values := typical_values(t))]
+    return [(t, v) for t in study.trials if (v := typical(t, metric)) is not None]
+
+
+def typical(trial: Trial, metric: str) -> float | None:
+    """The one number of one metric; None where it was not measured."""
+    if not isinstance(trial.outcome, Measured):
+        return None
+    if values := trial.outcome.samples.get(metric):
+        return median(values)
+    return typical_values(trial).get(metric)
 
 
 def links(study: Study, trials: Iterable[Trial]) -> tuple[Link, ...]:
@@ -211,7 +227,7 @@ def data_summary(data: Collection, every: Sequence[Study]) -> DataSummary:
     failed = Counter(str(t.outcome.reason) for t in trials if isinstance(t.outcome, Failed))
     metrics: Counter[str] = Counter()
     for trial in trials:
-        metrics.update(typical_values(trial).keys())
+        metrics.update(names_of(trial))
     dated = [s for s in every if source_of(s).get("date_from") != "the file's last change"]
     dates = [datetime.fromtimestamp(s.created_at_s, UTC).isoformat(timespec="seconds") for s in dated]
     names = Counter(w for s in every for w in dict.fromkeys(_words(s)))
@@ -271,5 +287,5 @@ def _row(metric: str, group: str, items: Sequence[tuple[Study, Trial, float]]) -
 
 def absent(data: Collection) -> list[str]:
     """The metrics of the table that no trial has."""
-    seen = {m for s in data.studies for t in s.trials for m in typical_values(t)}
+    seen = {m for s in data.studies for t in s.trials for m in names_of(t)}
     return [m for m in TABLE if m not in seen and m in METRICS]

@@ -4,7 +4,7 @@ Each finding states its test. Runs that loaded the model first are left out of m
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from statistics import median
@@ -151,12 +151,12 @@ def _against_first(study: Study, trials: Sequence[Trial], of: str) -> Iterator[F
     known = [t for t in trials if told(t, metric) is not None]
     if not 2 <= len(known) <= MOST_LEVELS:
         return
-    base = known[0]
+    base, names = known[0], varied(study)
     figures: dict[str, Figure] = {}
     texts: list[tuple[float, str]] = []
     sure = []
     for trial in known[1:]:
-        name = _option(study, trial)
+        name = _option(names, trial)
         gain = _gain(base, trial, metric, objective.direction)
         if gain is None:
             continue
@@ -180,7 +180,7 @@ def _against_first(study: Study, trials: Sequence[Trial], of: str) -> Iterator[F
     place = f" on {study.environment.device}" if study.environment.device != "not stated" else ""
     yield Finding(
         "option",
-        f"{work_of(study)}{of}{place}: how many times as fast as {_option(study, base)} is each? "
+        f"{work_of(study)}{of}{place}: how many times as fast as {_option(names, base)} is each? "
         f"{'; '.join(t for _, t in texts)}.",
         links(study, known),
         Test(
@@ -188,12 +188,12 @@ def _against_first(study: Study, trials: Sequence[Trial], of: str) -> Iterator[F
             figures,
             holds=bool(sure),
         ),
-        {"study": study.name, "metric": metric, "base": _option(study, base), "sure": ", ".join(sure)},
+        {"study": study.name, "metric": metric, "base": _option(names, base), "sure": ", ".join(sure)},
     )
 
 
-def _option(study: Study, trial: Trial) -> str:
-    return "/".join(value_text(trial.point[k]) for k in varied(study) if k in trial.point)
+def _option(names: Sequence[str], trial: Trial) -> str:
+    return "/".join(value_text(trial.point[k]) for k in names if k in trial.point)
 
 
 def _gain(base: Trial, trial: Trial, metric: str, direction: Direction) -> Interval | None:
@@ -316,9 +316,10 @@ def sizes(data: Collection) -> Iterator[Finding]:
         if size is None:
             unknown.add(work_of(study).split(",")[0])
             continue
+        names = varied(study)
         for trial in study.trials:
             if isinstance(trial.outcome, Measured):
-                rows[study.environment.device, _option(study, trial)].append((size, study, trial))
+                rows[study.environment.device, _option(names, trial)].append((size, study, trial))
     for metric in ("compile_time_s", "latency_s"):
         figures: dict[str, Figure] = {}
         texts: list[str] = []
@@ -360,24 +361,18 @@ def sizes(data: Collection) -> Iterator[Finding]:
 def failures(data: Collection) -> Iterator[Finding]:
     """The same value of a knob that fails with the same words, over all studies of a kind of device."""
     failed: dict[tuple[str, str, str], list[tuple[Study, Trial]]] = defaultdict(list)
+    ran: Counter[tuple[str, str]] = Counter()  # (option, device) → runs; option "": all runs
     for study in data.studies:
+        names, device = varied(study), study.environment.device
         for trial in study.trials:
+            option = _option(names, trial) if len(names) == 1 else ""
+            ran.update({("", device), (option, device)})
             if isinstance(trial.outcome, Failed):
-                words = next(
-                    (w.strip() for w in trial.outcome.log.splitlines() if w.strip()), str(trial.outcome.reason)
-                )
-                failed[_option(study, trial) if _single(study) else "", words, study.environment.device].append(
-                    (study, trial)
-                )
+                words = next((w.strip() for w in trial.outcome.log.splitlines() if w.strip()), trial.outcome.reason)
+                failed[option, str(words), device].append((study, trial))
     for (option, words, device), items in sorted(failed.items(), key=lambda i: -len(i[1])):
         studies = {s.name for s, _ in items}
-        of = sum(
-            1
-            for s in data.studies
-            if s.environment.device == device
-            for t in s.trials
-            if not option or (_single(s) and _option(s, t) == option)
-        )
+        of = ran[option, device]
         who = (
             f"`{option}` failed in {len(items)} of {of} runs on {device}"
             if option
@@ -390,7 +385,3 @@ def failures(data: Collection) -> Iterator[Finding]:
             Test("counted", {"failed": len(items), "of": of}),
             {"option": option, "words": words, "studies": ", ".join(sorted(studies))},
         )
-
-
-def _single(study: Study) -> bool:
-    return len(varied(study)) == 1

@@ -15,11 +15,14 @@ from optimizer.trial import Measured, Trial, samples_of
 
 FEWEST = 12  # trials; of fewer a forest says nothing
 TREES = 64
+MOST = 1000  # trials; of more the forest sees so many, spread evenly: it grows faster than they do and says no more
 
 
 def importance(space: Space, objective: Objective, trials: Sequence[Trial]) -> Mapping[str, float]:
     """Knob → share, largest first; empty where too few trials were measured or none differ."""
     known = [t for t in trials if isinstance(t.outcome, Measured) and samples_of(t).get(objective.metric)]
+    if len(known) > MOST:
+        known = [known[i * len(known) // MOST] for i in range(MOST)]
     values = [objective.of(samples_of(t)[objective.metric]) for t in known]
     varied = [k for k in space.knobs if len({t.point.get(k.name) for t in known}) > 1]
     if len(known) < FEWEST or len(set(values)) < 2 or not varied:

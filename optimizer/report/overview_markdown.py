@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from optimizer.report.advice import Advice
 from optimizer.report.data import Link
 from optimizer.report.finding import Figure, Finding
 from optimizer.report.overview import Overview, best_text
@@ -20,19 +21,25 @@ def overview_markdown(found: Overview) -> str:
         _performance(found, labels),
         _findings("## What the data say", found.findings, labels),
         _findings("## What spoils the data", found.spoils, labels),
-        _advice(found),
+        _advice(found.advice),
         _sources(found),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
+ABOUT_SETS = ("missing-metrics", "unnamed-device", "copies", "unstated-n")
+"""What spoils a set of files and is no news of a single study."""
+
+
 def findings_markdown(found: Overview) -> str:
-    """The sections that a report of a single study gets beside its own."""
-    labels = {s.study: "" for s in found.sources}
+    """The sections that a report of a single study gets beside its own; "" where there is nothing to say."""
+    kept = {n: f for n, f in found.spoils.items() if f.kind not in ABOUT_SETS}
+    names = {*found.findings, *kept}
+    given = tuple(a for a in found.advice if names.intersection(a.because))
     parts = [
-        _findings("## What the data say", found.findings, labels),
-        _findings("## What spoils the data", found.spoils, labels),
-        _advice(found),
+        _findings("## What the data say", found.findings, {}),
+        _findings("## What spoils the data", kept, {}),
+        _advice(given),
     ]
     return "\n\n".join(p for p in parts if p)
 
@@ -91,8 +98,8 @@ def _figure(value: Figure) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _advice(found: Overview) -> str:
-    lines = [f"{i}. {a.text} ({', '.join(a.because)}; rule: {a.rule}.)" for i, a in enumerate(found.advice, start=1)]
+def _advice(given: Sequence[Advice]) -> str:
+    lines = [f"{i}. {a.text} ({', '.join(a.because)}; rule: {a.rule}.)" for i, a in enumerate(given, start=1)]
     return "## Recommendations\n\n" + "\n".join(lines) if lines else ""
 
 

@@ -7,7 +7,7 @@ from statistics import median
 from optimizer.journal import Study
 from optimizer.readers.ingest import RECORDED
 from optimizer.report.cold import cold_findings
-from optimizer.report.data import Collection, absent, links, measured, told, typical_values, varied
+from optimizer.report.data import Collection, absent, links, measured, readings_of, told, typical_values, varied
 from optimizer.report.finding import Finding, Test
 from optimizer.report.resampling import spearman
 from optimizer.report.warmup import lengths, named, outliers, warmups
@@ -193,13 +193,16 @@ def _blocks(study: Study) -> Iterator[Finding]:
 
 
 def _too_few(data: Collection) -> Iterator[Finding]:
-    few = [
-        (s, t)
-        for s in data.studies
-        for t in s.trials
-        if (one := told(t, s.recipe.goal.first.metric)) is not None and one.n is not None and one.n < FEWEST
-    ]
-    known = sum(told(t, s.recipe.goal.first.metric) is not None for s in data.studies for t in s.trials)
+    few: list[tuple[Study, Trial]] = []
+    known = 0
+    for study in data.studies:
+        metric = study.recipe.goal.first.metric
+        for trial in study.trials:
+            count = len(readings_of(trial, metric))
+            one = told(trial, metric) if count < FEWEST else None
+            known += count >= FEWEST or one is not None
+            if one is not None and one.n is not None and one.n < FEWEST:
+                few.append((study, trial))
     if few:
         names = sorted({s.name for s, _ in few})
         yield Finding(

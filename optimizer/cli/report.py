@@ -1,0 +1,67 @@
+"""The command report: one study's page, or an overview of several."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from optimizer.cli.sources import Found, found_in, journal_of, split_words
+from optimizer.cli.studies import PLACES, settings_of, write
+from optimizer.errors import ConfigError
+from optimizer.journal import Study
+from optimizer.report.markdown import markdown
+from optimizer.report.overview import document, overview
+from optimizer.report.overview_markdown import findings_markdown, overview_markdown
+
+LISTED = 10
+
+
+def command(words: Sequence[str], out: Path | None, *, as_json: bool) -> None:
+    names, typed = split_words(words, PLACES)
+    if not names:
+        raise ConfigError("report needs a study: python -m optimizer report NAME.")
+    settings = settings_of(typed)
+    found = [found_in(name, settings) for name in names]
+    studies = list({s.id or s.name: s for f in found for s in f.studies}.values())
+    title = studies[0].name if len(studies) == 1 else " and ".join(Path(f.word).name or f.word for f in found)
+    seen = overview(_named(studies), title)
+    text = _page(studies[0]) if len(studies) == 1 else overview_markdown(seen)
+    told = json.dumps(document(seen), ensure_ascii=False, allow_nan=False)
+    print(told if as_json else text, end="\n" if as_json else "")
+    _leave(found)
+    folder = out or _folder(names, studies, settings, title)
+    write(folder / "report.md", text.encode())
+    write(folder / "report.json", told.encode())
+    if len(studies) > 1:
+        print(f"written to {folder}", file=sys.stderr)
+
+
+def _page(study: Study) -> str:
+    more = findings_markdown(overview([study], study.name))
+    return markdown(study) + (f"\n{more}\n" if more else "")
+
+
+def _named(studies: Sequence[Study]) -> list[Study]:
+    """Links name a study, so no two may share a name: the later ones get their id beside it."""
+    seen: set[str] = set()
+    kept = []
+    for study in studies:
+        one = replace(study, name=f"{study.name}-{study.id[:8]}") if study.name in seen else study
+        seen.add(one.name)
+        kept.append(one)
+    return kept
+
+
+def _folder(names: Sequence[str], studies: Sequence[Study], settings: dict[str, str], title: str) -> Path:
+    path = journal_of(names[0], settings) if len(names) == 1 and len(studies) == 1 else None
+    return path.parent if path is not None else Path("reports") / title.replace(" ", "-")
+
+
+def _leave(found: Sequence[Found]) -> None:
+    """The files of a folder that are no benchmark data, on stderr."""
+    left = [t for f in found for t in f.left]
+    for one in left[:LISTED]:
+        print(f"left out: {one.path}: {one.why}", file=sys.stderr)
+    if len(left) > LISTED:
+        print(f"left out: {len(left) - LISTED} more files", file=sys.stderr)

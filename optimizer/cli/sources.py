@@ -1,0 +1,69 @@
+"""Which studies do the words of a command name? Names, folders, journals, and benchmark files that were "
+"not ingested."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from optimizer.errors import ConfigError, nearest
+from optimizer.journal import Study, read
+from optimizer.readers.ingest import JOURNAL, Taken, files_of, taken
+
+
+@dataclass(frozen=True)
+class Found:
+    """The studies that a word stands for, and the files of a folder that are none."""
+
+    word: str
+    studies: tuple[Study, ...]
+    left: tuple[Taken, ...] = ()
+
+
+def journal_of(name: str, settings: Mapping[str, str]) -> Path | None:
+    """The journal that a study's name, its folder or a path to the journal itself stands for."""
+    studies = Path(settings.get("studies_dir", "studies"))
+    for place in (Path(name), Path(name) / JOURNAL, studies / name / JOURNAL):
+        if place.is_file() and (place != Path(name) or is_journal(place)):
+            return place
+    return None
+
+
+def is_journal(path: Path) -> bool:
+    return JOURNAL in path.name
+
+
+def found_in(word: str, settings: Mapping[str, str]) -> Found:
+    """Raises ConfigError where there is nothing, with the nearest name."""
+    if (path := journal_of(word, settings)) is not None:
+        return Found(word, (read(path),))
+    place = Path(word)
+    if place.is_dir():
+        if journals := sorted(place.rglob(JOURNAL)):
+            return Found(word, tuple(read(p) for p in journals))
+        files = [taken(p) for p in files_of([place])]
+        studies = tuple(t.study for t in files if t.study is not None)
+        if not studies:
+            raise ConfigError(f"There are neither studies nor benchmark files in {place}.")
+        return Found(word, studies, tuple(t for t in files if t.study is None))
+    if place.is_file():
+        one = taken(place)
+        if one.study is None:
+            return Found(word, (read(place),)) if one.why.startswith("it is a journal") else _refused(one)
+        return Found(word, (one.study,))
+    studies_dir = Path(settings.get("studies_dir", "studies"))
+    known = [p.parent.name for p in studies_dir.glob(f"*/{JOURNAL}")]
+    raise ConfigError(f"There is no study {word} in {studies_dir}.{nearest(word, known)}")
+
+
+def _refused(one: Taken) -> Found:
+    raise ConfigError(f"{one.path} can't be read as benchmark data: {one.why}.")
+
+
+def split_words(words: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What names a study, and what is a setting (KEY=VALUE)."""
+
+    def setting(word: str) -> bool:
+        key = word.partition("=")[0]
+        return key in known or ("=" in word and "/" not in key and not Path(word).exists())
+
+    return [w for w in words if not setting(w)], [w for w in words if setting(w)]
