@@ -119,11 +119,12 @@ class Job:
     task: Task
     knobs: Knobs
     device: str  # cpu, cuda
-    folder: Path  # the artifact's own; caches and packages go here, in a subfolder named like the part
+    folder: Path  # the artifact's own: caches and packages go here
+    seed: Path  # what depends on the machine alone and every trial may begin with (backends/options.py)
     module: (
         "Callable[[], nn.Module]"  # loaded, transformed, on the device, in its memory layout; made at the first call
     )
-    entries: Entries  # on the device, in the layout that the module wants
+    entries: Entries  # task.entries()
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,13 +174,14 @@ class Transform(Protocol):
 class Built:
     """What a cold build left in the folder.
 
-    `code`: a hash of the code that will run, "" where it can't be told: points whose code, transforms and run-time
-    knobs agree are measured once.
+    `code`: a hash of the code that will run, "" where it can't be told. Points that share it are measured once where
+    all knobs agree but those in `coded`: knobs whose whole effect is the code.
     """
 
     code: str = ""
     facts: Mapping[str, float] = field(default_factory=dict)  # graphs, graph_breaks, binary_bytes, …
     notes: Mapping[str, Json] = field(default_factory=dict)  # evidence in words; kept in the artifact's log
+    coded: frozenset[str] = frozenset()
 
 
 class Backend(Protocol):

@@ -1,0 +1,154 @@
+"""A torch model as a target: built by a worker that compiles cold, opened as a worker that loads what was left warm.
+
+An artifact's folder holds all that its point needs: compile caches, packages, what transforms learnt, and its record.
+It is built where it stays, since caches name their own paths.
+"""
+
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from optimizer.errors import ConfigError
+from optimizer.process import Conversation
+from optimizer.space import Json, Point, digest
+from optimizer.targets.builds import recorded
+from optimizer.targets.native import Limits, NativeRunner
+from optimizer.targets.torch.backends.options import environment
+from optimizer.targets.torch.parts import BACKEND
+from optimizer.targets.torch.workers import WORKER, Zygote
+from optimizer.trial import Artifact, Reason, TrialError
+
+IMPORTED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", WORKER)
+"""What every worker finds imported. None of it touches a tensor or starts a thread."""
+VERSIONED = ("torch", "torchao", "transformers", "onnxruntime", "openvino", "torch-pruning", "torch-tensorrt")
+RECORD, POINT = "artifact.json", "point.json"
+
+
+@dataclass(frozen=True)
+class TorchTarget:
+    """One model and its scenario. task and options: a line of tables.TASKS and what it is made of.
+
+    folder: where artifacts go, one subfolder a point; cache: what is kept between studies; baseline: number 0.
+    """
+
+    task: str
+    options: Mapping[str, Json]
+    baseline: Point
+    device: str
+    folder: Path
+    cache: Path
+    limits: Limits
+    zygote: Zygote = field(default_factory=lambda: Zygote(IMPORTED), compare=False)
+    _locks: dict[str, threading.Lock] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def shares_cpu(self) -> bool:
+        """On a GPU too: compiling tries kernels on the device that is measured."""
+        return True
+
+    def fingerprint(self) -> Mapping[str, Json]:
+        return {"task": self.task, "options": dict(self.options), **self._content}
+
+    @cached_property
+    def _content(self) -> Mapping[str, Json]:
+        """Of weights and texts at the baseline, and what computes with them. Raises ConfigError where the model can't
+        even be found."""
+        packages = {name: found for name in VERSIONED if (found := _version(name)) is not None}
+        try:
+            with tempfile.TemporaryDirectory(prefix="optimizer-torch-") as scratch:
+                content = self.ask({"act": "content", **self._document(self.baseline, Path(scratch))}, Path(scratch))
+        except TrialError as error:
+            raise ConfigError(f"The model can't be made: {error.log}") from None
+        return {"content": content["content"], "packages": packages}
+
+    def ask(self, document: Mapping[str, Json], folder: Path) -> Mapping[str, Any]:
+        """The one answer of a worker that is started for it. Raises TrialError."""
+        with self._worker(document, folder, folder) as worker:
+            return worker.answer()
+
+    def build(self, point: Point, *, fresh: bool = False) -> Artifact:
+        key = digest([self.task, dict(self.options), self._content, self.device, dict(point)])
+        with self._lock(key):
+            place = self.folder / key
+            if (known := recorded(place / RECORD)) is not None and not fresh:
+                return Artifact(**{**known, "arguments": ()})
+            if fresh:
+                place = self.folder / f"{key}-again"
+            shutil.rmtree(place, ignore_errors=True)  # of a build that did not come to its end
+            place.mkdir(parents=True)
+            try:
+                artifact = self._built(point, key, place)
+                (place / POINT).write_text(json.dumps(dict(point)), encoding="utf-8")
+                (place / RECORD).write_text(json.dumps(asdict(artifact), indent=1), encoding="utf-8")
+            except TrialError:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            if fresh:
+                shutil.rmtree(place)
+            return artifact
+
+    @contextmanager
+    def open(self, artifact: Artifact) -> Iterator[NativeRunner]:
+        place = Path(artifact.path)
+        point = json.loads((place / POINT).read_text(encoding="utf-8"))
+        with (
+            tempfile.TemporaryDirectory(prefix="optimizer-run-") as scratch,
+            self._worker({"act": "run", **self._document(point, place)}, place, Path(scratch)) as worker,
+        ):
+            yield NativeRunner(worker, worker.answer())
+
+    def preview(self, point: Point) -> tuple[str, ...]:
+        """What becomes of a point, for people."""
+        changes = [f"{name}={value}" for name, value in point.items() if name != BACKEND]
+        return (f"{self.task} {dict(self.options)}", f"{point.get(BACKEND, 'eager')} {' '.join(changes)}".strip())
+
+    def _built(self, point: Point, key: str, place: Path) -> Artifact:
+        answer = self.ask({"act": "build", **self._document(point, place)}, place)
+        built = answer.get("built")
+        if not isinstance(built, dict):
+            raise TrialError(Reason.CRASH, f"the worker answered build with {json.dumps(answer)[:200]}")
+        others = {name: value for name, value in point.items() if name not in built["coded"]}
+        return Artifact(
+            key=key,
+            code_key=digest([built["code"], others]) if built["code"] else key,
+            path=str(place),
+            command=self.preview(point),
+            log=json.dumps(built["notes"], indent=1, ensure_ascii=False),
+            facts={str(name): float(value) for name, value in built["facts"].items() if value is not None},
+        )
+
+    def _document(self, point: Mapping[str, Json], place: Path) -> Mapping[str, Json]:
+        return {
+            "task": self.task,
+            "options": dict(self.options),
+            "knobs": dict(point),
+            "device": self.device,
+            "folder": str(place),
+            "cache": str(self.cache),
+        }
+
+    @contextmanager
+    def _worker(self, document: Mapping[str, Json], place: Path, scratch: Path) -> Iterator[Conversation]:
+        self.cache.mkdir(parents=True, exist_ok=True)
+        variables = {**environment(place), "TMPDIR": str(scratch)}
+        limits = self.limits
+        with self.zygote.worker(document, variables, str(scratch), limits.timeout_s, limits.memory_bytes) as worker:
+            yield worker
+
+    def _lock(self, key: str) -> threading.Lock:
+        return self._locks.setdefault(key, threading.Lock())
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
