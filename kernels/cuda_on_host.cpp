@@ -356,6 +356,7 @@ void add_fibre() {
   fibre->context.uc_stack.ss_size = STACK_BYTES;
   fibre->context.uc_link = nullptr;
   makecontext(&fibre->context, live, 0);
+  fibre->context.uc_stack.ss_size = 0;  // or AddressSanitizer would clear its memory of the whole stack at every change
 #endif
   fibres.push_back(std::move(fibre));
 }

@@ -6,8 +6,10 @@
 // tensor-core products that lanes of a warp do not take part in. cuda_on_host.cpp is the other half, and the only one
 // that knows how a fibre works; out-of-bounds and misaligned accesses are left to the compiler's sanitizers.
 //
-// What it cannot show: races between threads whose every order gives the right answer here, races between blocks, the
-// rounding of the GPU's own exp, tanh and tensor cores, and reads beyond a static __shared__ array through a pointer.
+// What it cannot show: races between threads whose every order gives the right answer here (a thread is never stopped
+// between two waits), races between blocks, a __syncwarp left out beside a shuffle or a vote (which order memory here, but
+// not on a GPU), the rounding of the GPU's own exp, tanh and tensor cores, and accesses beyond a static __shared__ array
+// through a pointer. A __syncthreads that ended threads no longer reach is an error here, whatever a GPU makes of it.
 #pragma once
 
 #include <math.h>
