@@ -19,11 +19,12 @@ DEFAULT_ARCH = "sm_90"  # what is built for where there is no GPU to ask
 RESOLVERS = {
     "physical_cores": physical_cores,
     "thread_counts": lambda: _thread_counts(physical_cores()),
+    "torch_threads": lambda: _thread_counts(physical_cores()).replace("(", "(0, "),
     "cuda_arch": lambda: architecture() or DEFAULT_ARCH,
     "cuda_archs": lambda: f"choice({architecture() or DEFAULT_ARCH})",
 }
-"""What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}, ${cuda_arch:} and the domain
-of what is built for, ${cuda_archs:}."""
+"""What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}, the same with 0 for torch's
+own choice, ${torch_threads:}, ${cuda_arch:} and the domain of what is built for, ${cuda_archs:}."""
 
 
 def files(folders: Sequence[Path] = ()) -> Files:

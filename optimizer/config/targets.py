@@ -45,6 +45,12 @@ def _cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: 
     return cuda(node, space, plan, artifacts, device)
 
 
+def _torch(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+    from optimizer.config.torch import torch  # only a search of a torch model starts what imports torch
+
+    return torch(node, space, plan, artifacts, device)
+
+
 def _synthetic(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
     space = needed(space, node)
     target = SyntheticTarget(
@@ -76,6 +82,7 @@ def _replay(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device
 KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Path, str], Made]] = {
     "native": native,
     "cuda": _cuda,
+    "torch": _torch,
     "synthetic": _synthetic,
     "replay": _replay,
 }

@@ -87,8 +87,15 @@ def _net(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) ->
     return net_task(options, knobs, device)
 
 
+def _own(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) -> Task:
+    from optimizer.targets.torch.own import own_task
+
+    return own_task(options, knobs, device)
+
+
 TASKS: Mapping[str, Callable[[Mapping[str, Json], Knobs, str, Path], Task]] = {
     "net": _net,  # options.net: mlp, conv, transformer
+    "own": _own,  # options.model: FILE.py:FUNCTION or package.module:FUNCTION
 }
 """By the target's key `task`; made of the target's options, the point, the device (cpu, cuda) and a folder for what
 is worth keeping between studies (converted weights), in the worker."""

@@ -4,12 +4,12 @@ An artifact's folder holds all that its point needs: compile caches, packages, w
 It is built where it stays, since caches name their own paths.
 """
 
+import contextlib
 import json
 import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -46,6 +46,7 @@ class TorchTarget:
     folder: Path
     cache: Path
     limits: Limits
+    gpu: str | None = None  # which one, by its UUID
     zygote: Zygote = field(default_factory=lambda: Zygote(IMPORTED), compare=False)
     _locks: dict[str, threading.Lock] = field(default_factory=dict, repr=False, compare=False)
 
@@ -61,13 +62,12 @@ class TorchTarget:
     def _content(self) -> Mapping[str, Json]:
         """Of weights and texts at the baseline, and what computes with them. Raises ConfigError where the model can't
         even be found."""
-        packages = {name: found for name in VERSIONED if (found := _version(name)) is not None}
         try:
             with tempfile.TemporaryDirectory(prefix="optimizer-torch-") as scratch:
                 content = self.ask({"act": "content", **self._document(self.baseline, Path(scratch))}, Path(scratch))
         except TrialError as error:
             raise ConfigError(f"The model can't be made: {error.log}") from None
-        return {"content": content["content"], "packages": packages}
+        return {"content": content["content"], "packages": dict(versions())}
 
     def ask(self, document: Mapping[str, Json], folder: Path) -> Mapping[str, Any]:
         """The one answer of a worker that is started for it. Raises TrialError."""
@@ -95,7 +95,7 @@ class TorchTarget:
                 shutil.rmtree(place)
             return artifact
 
-    @contextmanager
+    @contextlib.contextmanager
     def open(self, artifact: Artifact) -> Iterator[NativeRunner]:
         place = Path(artifact.path)
         point = json.loads((place / POINT).read_text(encoding="utf-8"))
@@ -135,10 +135,12 @@ class TorchTarget:
             "cache": str(self.cache),
         }
 
-    @contextmanager
+    @contextlib.contextmanager
     def _worker(self, document: Mapping[str, Json], place: Path, scratch: Path) -> Iterator[Conversation]:
         self.cache.mkdir(parents=True, exist_ok=True)
         variables = {**environment(place), "TMPDIR": str(scratch)}
+        if self.gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpu
         limits = self.limits
         with self.zygote.worker(document, variables, str(scratch), limits.timeout_s, limits.memory_bytes) as worker:
             yield worker
@@ -147,8 +149,10 @@ class TorchTarget:
         return self._locks.setdefault(key, threading.Lock())
 
 
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def versions() -> Mapping[str, str]:
+    """Of the packages that compute, where they are installed."""
+    found = {}
+    for name in VERSIONED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -22,6 +22,7 @@ import selectors
 import signal
 import socket
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def _become_worker(request: dict[str, Any], standard: Sequence[int], foreign: Se
         for file in (*standard, *foreign):
             os.close(file)
         os.environ.update(request["environment"])
+        tempfile.tempdir = None  # what was found before the fork; TMPDIR is another now
         os.chdir(request["folder"])
         status = int(import_module(request["module"]).main(request["document"]))
     except BaseException:

@@ -79,7 +79,7 @@ def without_headers() -> None:
     what it has. Where something must be compiled after all, that then takes longer."""
     from torch._inductor import codecache
 
-    codecache._precompile_header = lambda *words, **options: None  # type: ignore[assignment,misc]
+    codecache._precompile_header = lambda *words, **options: None  # type: ignore[assignment]
 
 
 def in_effect(options: Mapping[str, Any]) -> None:
@@ -88,7 +88,7 @@ def in_effect(options: Mapping[str, Any]) -> None:
     where this torch has no such option."""
     from torch._inductor import config
 
-    if unknown := [name for name in options if name not in config._config]:
+    if unknown := [name for name in options if name not in config.get_config_copy()]:
         raise TrialError(Reason.REJECTED, f"Inductor of this torch has no option {', '.join(unknown)}")
     config.patch(dict(options)).__enter__()  # the process ends before the patch does
     for name, value in options.items():

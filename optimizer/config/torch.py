@@ -1,0 +1,84 @@
+"""How does a torch model become a target, with the backends and schemes that work on this machine?"""
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from optimizer.config.compose import Tree
+from optimizer.config.made import Made, needed
+from optimizer.config.native import found_compilers
+from optimizer.device import Host, chosen_gpus
+from optimizer.errors import ConfigError, nearest
+from optimizer.protocols import Device
+from optimizer.recipe import Plan
+from optimizer.space import Choice, Space
+from optimizer.targets.native import Limits
+from optimizer.targets.torch.parts import BACKEND
+from optimizer.targets.torch.tables import BACKENDS, TASKS
+from optimizer.targets.torch.target import IMPORTED, TorchTarget
+from optimizer.targets.torch.workers import Zygote
+from optimizer.targets.torch.working import working
+
+
+def torch(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+    """Raises ConfigError where the model can't be made, or no backend works here."""
+    space = needed(space, node)
+    task = str(node["task"])
+    if task not in TASKS:
+        raise ConfigError(f"target.task={task} is not known.{nearest(task, TASKS)}")
+    kind = device.partition(":")[0]
+    compilers = {"torch": version("torch"), **{c.name: c.version for c in found_compilers().values()}}
+    gpus = chosen_gpus(device, {}) if kind == "cuda" else ()
+    watched: Device = gpus[0] if gpus else Host(compilers)
+    target = TorchTarget(
+        task=task,
+        options=_options(node),
+        baseline=space.baseline(),
+        device=kind,
+        folder=artifacts,
+        cache=_cache(node),
+        limits=Limits(plan.timeout_s, plan.memory_bytes),
+        gpu=gpus[0].uuid if gpus else None,
+        zygote=Zygote((*IMPORTED, *map(str, node.get("imports") or ()))),
+    )
+    found = working(space, target)
+    _some_backend(space, found.missing)
+    return Made(target, found.space, watched, kind, {}, found.missing, preview=target.preview)
+
+
+def _cache(node: Tree) -> Path:
+    """What is worth keeping between studies: reference answers, converted weights, what a probe found."""
+    return Path(str(node["cache"])).expanduser().resolve() if node.get("cache") else default_cache()
+
+
+def default_cache() -> Path:
+    return Path.home() / ".cache" / "inference-optimizer"
+
+
+def _options(node: Tree) -> Mapping[str, Any]:
+    """A model's own file is named as it lies here: workers work elsewhere."""
+    options = {str(k): v for k, v in (node.get("options") or {}).items()}
+    where, colon, what = str(options.get("model") or "").rpartition(":")
+    if colon and where.endswith(".py"):
+        if not Path(where).is_file():
+            raise ConfigError(f"target.options.model={where}:{what}: there is no file {Path(where).resolve()}.")
+        options["model"] = f"{Path(where).resolve()}:{what}"
+    return options
+
+
+def _some_backend(space: Space, missing: Mapping[str, str]) -> None:
+    knob = space.by_name.get(BACKEND)
+    if knob is None or not isinstance(knob.domain, Choice):
+        return
+    if all(f"{BACKEND}={value}" in missing for value in knob.domain.values):
+        reasons = "\n".join(f"{value}: {missing[f'{BACKEND}={value}']}" for value in knob.domain.values)
+        raise ConfigError(f"No backend of this space works here.\n{reasons}")
+
+
+def backends_here() -> Mapping[str, str | None]:
+    """Every backend there is, and what it lacks on this machine as far as can be told without starting it."""
+    return {
+        name: offer.missing("cpu") if "cpu" in offer.devices else offer.missing("cuda")
+        for name, offer in BACKENDS.items()
+    }
