@@ -19,8 +19,6 @@ from optimizer.trial import Trial
 FAR = 5.0
 FEWEST = 4  # runs, to say which of them is unusual
 SAME = 1e-9
-LOADED = ("ttft_s", "load_s", "prompt_eval_s")
-"""Metrics that a cold load spoils."""
 
 
 def cold_loads(study: Study) -> list[Trial]:
@@ -32,8 +30,8 @@ def cold_loads(study: Study) -> list[Trial]:
 
 
 def warm(study: Study, metric: str) -> list[tuple[Trial, float]]:
-    """The trials that have the metric; without the cold ones where it has the load inside."""
-    cold = {t.number for t in cold_loads(study)} if metric in LOADED else set()
+    """The trials that have the metric, without the cold ones."""
+    cold = {t.number for t in cold_loads(study)}
     return [(t, v) for t, v in measured(study, metric) if t.number not in cold]
 
 
@@ -57,7 +55,7 @@ def cold_findings(study: Study) -> Iterator[Finding]:
         ),
         {"study": study.name, "context": ", ".join(names)},
     )
-    for metric in ("ttft_s",):
+    for metric in dict.fromkeys(("ttft_s", study.recipe.goal.first.metric)):
         for knob in varied(study):
             yield from _mistaken(study, metric, knob, cold_numbers)
 

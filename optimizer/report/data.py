@@ -270,7 +270,7 @@ def performance(data: Collection) -> list[PerformanceRow]:
 
 def _row(metric: str, group: str, items: Sequence[tuple[Study, Trial, float]]) -> PerformanceRow:
     values = [v for _, _, v in items]
-    counts = [s.n if (s := told(t, metric)) else None for _, t, _ in items]
+    counts = [_count(t, metric) for _, t, _ in items]
     known = [c for c in counts if c is not None]
     return PerformanceRow(
         metric,
@@ -283,6 +283,14 @@ def _row(metric: str, group: str, items: Sequence[tuple[Study, Trial, float]]) -
         sum(known) if len(known) == len(counts) else None,
         tuple(Link(s.name, t.number) for s, t, _ in items),
     )
+
+
+def _count(trial: Trial, metric: str) -> int | None:
+    """How many readings are behind a trial's number; None where a summary does not say."""
+    if readings := readings_of(trial, metric):
+        return len(readings)
+    summary = _summaries(trial).get(metric)
+    return summary.n if summary is not None else 1
 
 
 def absent(data: Collection) -> list[str]:

@@ -1,6 +1,6 @@
 """What do the data say? Which knob matters how much, backend against backend, model against model, and what failed.
 
-Each finding states its test. Runs that loaded the model first are left out of metrics that have the load inside.
+Each finding states its test. Runs that loaded the model first are left out where knobs are judged.
 """
 
 import re
@@ -96,7 +96,7 @@ def _knob_finding(
         statement,
         links(study, [t for t, _ in rows]),
         Test(
-            "epsilon² of the logarithm by knob, bootstrap interval; permutation p, Holm-corrected",
+            "epsilon² of the ranks by knob, bootstrap interval; Kruskal-Wallis p, Holm-corrected",
             figures,
             holds=bool(sure),
         ),
