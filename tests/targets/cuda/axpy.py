@@ -15,9 +15,11 @@ A = 2.5
 class Operation:
     def __init__(self, options: Mapping[str, str], files: Mapping[str, Path], knobs: Mapping[str, Value]) -> None:
         self.n = int(options.get("n", "1000"))
-        self.kernel = options.get("kernel", "axpy")
+        self.kernel = str(knobs.get("kernel", options.get("kernel", "axpy")))
         self.shared_bytes = int(options.get("shared_bytes", "0"))
         self.extra_bytes = int(options.get("extra_bytes", "0"))
+        if self.kernel == "hungry":
+            self.kernel, self.extra_bytes = "axpy", 1 << 42
         self.expected = float(options.get("expected", str(A)))
         self.phases = tuple(options.get("phases", "run").split(","))
         self.block = int(str(knobs.get("block", 128)))

@@ -2,6 +2,7 @@
 // it as libcuda.so.1, cuda-core runs where there is no GPU, and a test sees what the driver is told.
 //
 //     axpy      y[i] = a x[i], for (float* y, const float* x, float a, int n)
+//     wrong     the same and one more
 //     illegal   an access out of bounds: every later call fails, as with a real context
 //     endless   never ends
 //
@@ -58,12 +59,12 @@ CUresult start(const Function& function, void** arguments) {
   log("run %s", function.name.c_str());
   if (function.name == "illegal") failed = CUDA_ERROR_ILLEGAL_ADDRESS;
   while (function.name == "endless") sleep(1);
-  if (function.name == "axpy") {
+  if (function.name == "axpy" || function.name == "wrong") {
     float* y = *static_cast<float**>(arguments[0]);
     const float* x = *static_cast<const float**>(arguments[1]);
     const float a = *static_cast<float*>(arguments[2]);
     const int n = *static_cast<int*>(arguments[3]);
-    for (int i = 0; i < n; ++i) y[i] = a * x[i];
+    for (int i = 0; i < n; ++i) y[i] = a * x[i] + (function.name == "wrong" ? 1 : 0);
   }
   return CUDA_SUCCESS;  // an error shows at the next synchronisation
 }

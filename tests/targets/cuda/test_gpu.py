@@ -11,10 +11,17 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from cuda_setups import setup_of
+from fake_nvml import FakeNvml
+from faulty_cuda import REASONS, faulty_target, searched, told
+from simple import FakeDevice
+from test_telemetry import answering
 
 from optimizer.process import conversation
+from optimizer.targets.cuda.compile import Nvrtc
+from optimizer.targets.cuda.target import CudaTarget
 from optimizer.targets.native import NativeRunner
-from optimizer.trial import Reason, TrialError
+from optimizer.trial import Failed, Reason, TrialError, samples_of
 
 HERE = Path(__file__).parent
 DRIVER, AXPY = HERE / "driver.cpp", HERE / "axpy.py"
@@ -211,3 +218,40 @@ def test_what_a_script_prints_is_no_answer(bench: Bench) -> None:
     """axpy.py prints at its start; kernels may print too, through the C library."""
     with bench.runner() as runner:
         assert runner.run(1)["throughput_ips"]
+
+
+def test_a_search_survives_everything_that_a_kernel_can_do(
+    driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled by NVRTC, run by the runner: the whole path of a CUDA trial, but for the GPU."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    toolchain = Nvrtc.found()
+    trials = searched(faulty_target(tmp_path, toolchain, "0", "sm_90", timeout_s=8.0), FakeDevice())
+    toolchain.close()
+    assert told(trials) == [*REASONS.items(), ("axpy", "measured")]
+    assert set(samples_of(trials[-1])["peak_gpu_memory_bytes"]) == {800_000.0}
+    logs = {str(t.point["kernel"]): t.outcome.log for t in trials if isinstance(t.outcome, Failed)}
+    assert "CUDA_ERROR_ILLEGAL_ADDRESS" in logs["illegal"]
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in logs["hungry"]
+
+
+@pytest.mark.parametrize("name", ["gemm_cuda", "conv_cuda", "mlp_cuda", "decoder_cuda"])
+def test_a_gpu_that_computes_nothing_is_found_wrong(
+    name: str, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in knows no kernel of these: every launch is taken, with arguments of types that cuda-core knows, and
+    nothing is written."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
+    monkeypatch.setenv("DRIVER_LOG", str(tmp_path / "driver.log"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    answering(monkeypatch, FakeNvml("h100_busy"))
+    setup = setup_of(name, tmp_path, "target.graph=false", "space.compiler=nvrtc")
+    target, point = setup.made.target, setup.recipe.start[0]
+    assert isinstance(target, CudaTarget)
+    artifact = target.build(point)
+    with target.open(artifact) as runner, pytest.raises(TrialError) as caught:
+        assert runner.facts["flop"] > 0
+        runner.verify()
+    assert caught.value.reason is Reason.WRONG
+    launched = {line.split()[1] for line in (tmp_path / "driver.log").read_text().splitlines() if "launch" in line}
+    assert launched == set(target.operation(point).blocks)
