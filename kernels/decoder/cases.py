@@ -105,7 +105,7 @@ class Runs:
             error = max_rel_error(losses[:compared], expected)
             return Check({"max_rel_error_loss": error}, {"perplexity": float(np.exp(losses[lead_in:].mean()))})
 
-        # a loss is a difference of logits, and the largest is smaller than the largest logit
+        # a loss is a difference of two logits; the largest logit is at most some four times the largest loss
         return Case(
             name, Work(buffers, {"run": tuple(launches)}, ("losses",)), judge, {"max_rel_error_loss": 8 * tolerance}
         )

@@ -85,7 +85,7 @@
 #define FUSE_ROPE 0  // a step's queries and keys are normalised, rotated and kept by the attention itself
 #endif
 #ifndef ROW_THREADS
-#define ROW_THREADS 128  // threads that share a row elsewhere: norms, embedding, the choice of a token
+#define ROW_THREADS 128  // threads of a block elsewhere: norms, embedding, rotation, the choice of a token
 #endif
 
 #if defined(MIN_BLOCKS) && MIN_BLOCKS > 0  // that a multiprocessor should hold at a time
@@ -641,12 +641,13 @@ geglu(const float* __restrict__ gate, int gate_stride, int up, float* __restrict
       int kv_heads, int size, int k_at, int v_at, float eps, int first, int length, int position, int sequence
 
 // Queries and keys are normalised and rotated, keys and values kept: a warp each head.
-extern "C" __global__ void __launch_bounds__(32) prepare(float* qkv, int qkv_stride, CACHE_PARAMETERS) {
+extern "C" __global__ void __launch_bounds__(ROW_THREADS) prepare(float* qkv, int qkv_stride, CACHE_PARAMETERS) {
   const Cache cache = {keys, values, key_scales, value_scales, layer, capacity, kv_heads, room};
   const Place place = place_of(blockIdx.y, first, length, position, sequence);
   float* row = qkv + static_cast<long long>(blockIdx.y) * qkv_stride;
   const float* turn = turns + static_cast<long long>(place.position) * size;
-  const int head = blockIdx.x, lane = threadIdx.x;
+  const int head = blockIdx.x * (ROW_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+  if (head >= heads + 2 * kv_heads) return;  // a whole warp
   if (head < heads) {
     turned(row + head * size, q_norm, turn, size, eps, lane);
   } else if (head < heads + kv_heads) {

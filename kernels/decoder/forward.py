@@ -268,7 +268,8 @@ class Forward:
         shared: Arguments = ("qkv", Int(q + k + v), *cache, *heads, *at.place)
         own, out = s.fuse_rope and at.step, []
         if not own:
-            out.append(Launch("prepare", (c.heads + 2 * c.kv_heads, at.count, 1), (32, 1, 1), shared))
+            blocks = ceil_div(c.heads + 2 * c.kv_heads, s.row_threads // 32)  # a warp each
+            out.append(Launch("prepare", (blocks, at.count, 1), (s.row_threads, 1, 1), shared))
         most = min(seen, at.last_position + 1)
         scale = Float(1.0 / np.sqrt(c.query_scalar))
         arguments: Arguments = (*shared, Int(seen), scale, Int(padded(most, 4)), "mixed", Int(sizes.mixed))

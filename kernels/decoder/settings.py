@@ -126,7 +126,7 @@ def blocks_of(s: Settings, sizes: Sizes, seen: int) -> dict[str, Block]:
         "project": Block(threads, product_shared_bytes(s, widest, s.batch_tile)),
         "project_step": Block(threads, product_shared_bytes(s, widest, s.step_tile)),
         "logits": Block(threads, product_shared_bytes(s, sizes.hidden, s.step_tile)),
-        "prepare": Block(32),
+        "prepare": rows,
         "attend": attend,
         "choose": rows,
         "surprise": rows,
