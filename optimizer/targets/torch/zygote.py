@@ -91,6 +91,8 @@ def _start(request: dict[str, Any], files: Sequence[int], workers: dict[int, _Wo
         if pid == 0:
             others = [f for w in workers.values() for f in (w.status, w.stderr)]
             _become_worker(request, (stdin, stdout, stderr), (*own, *others, status))
+        with contextlib.suppress(OSError):  # the worker does it too: whoever comes first, before anybody hears of it
+            os.setpgid(pid, pid)
         os.write(status, f"pid {pid}\n".encode())
     os.close(stdin)
     os.close(stdout)
@@ -98,8 +100,6 @@ def _start(request: dict[str, Any], files: Sequence[int], workers: dict[int, _Wo
         os.close(stderr)
         os.close(status)
         return
-    with contextlib.suppress(OSError):  # the worker does it too: whoever comes first
-        os.setpgid(pid, pid)
     workers[pid] = _Worker(pid, status, stderr, int(request["memory_bytes"]))
 
 

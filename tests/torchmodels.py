@@ -1,0 +1,24 @@
+"""What tests of torch models do to a target: try a point, catch its failure."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from optimizer.space import Point, Value
+from optimizer.targets.torch.target import TorchTarget
+from optimizer.trial import Check, Samples, TrialError
+
+MODELS = Path(__file__).parent / "targets/torch/models.py"
+Make = Callable[..., TorchTarget]
+
+
+def tried(target: TorchTarget, **knobs: Value) -> tuple[Check, Samples]:
+    with target.open(target.build(Point(knobs))) as runner:
+        return runner.verify(), runner.run(3)
+
+
+def failure(do: Callable[[], object]) -> TrialError:
+    with pytest.raises(TrialError) as failed:
+        do()
+    return failed.value
