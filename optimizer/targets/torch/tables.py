@@ -93,7 +93,14 @@ def _own(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) ->
     return own_task(options, knobs, device)
 
 
+def _digits(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) -> Task:
+    from optimizer.targets.torch.digits import digits_task
+
+    return digits_task(options, knobs, device)
+
+
 TASKS: Mapping[str, Callable[[Mapping[str, Json], Knobs, str, Path], Task]] = {
+    "digits": _digits,  # a trained conv net, with true accuracy
     "net": _net,  # options.net: mlp, conv, transformer
     "own": _own,  # options.model: FILE.py:FUNCTION or package.module:FUNCTION
 }
