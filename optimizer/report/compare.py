@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import geometric_mean
 
-from optimizer.errors import ConfigError, nearest
+from optimizer.errors import ConfigError
 from optimizer.journal import Study
 from optimizer.metrics import better
 from optimizer.objective import Direction
@@ -166,10 +166,10 @@ def side_of_export(name: str, document: Json) -> Side:
 def compare(a: Side, b: Side, metric: str | None = None) -> Comparison:
     """Raises ConfigError, with the reason, for what can't be compared."""
     metric = metric or a.metric
+    works = _same_work(a, b)
     for side in (a, b):
         _has(side, metric)
     direction = _direction(metric, a, b)
-    works = _same_work(a, b)
     mine, theirs = (_with(s, metric, works) for s in (a, b))
     pairs = [
         _pair(metric, direction, row, other, _text(row.point))
@@ -213,9 +213,7 @@ def _direction(metric: str, a: Side, b: Side) -> Direction:
 def _has(side: Side, metric: str) -> None:
     known = sorted({n for row in side.rows for n in row.summaries})
     if metric not in known:
-        raise ConfigError(
-            f"{side.name} has no {metric}.{nearest(metric, known)} It has: {', '.join(known)}. Choose with metric=…."
-        )
+        raise ConfigError(f"{side.name} has no {metric}. It has: {', '.join(known)}. Choose one with metric=….")
 
 
 def _same_work(a: Side, b: Side) -> set[str]:

@@ -66,6 +66,7 @@ class Overview:
 
 
 def overview(studies: Sequence[Study], title: str) -> Overview:
+    studies = sorted(studies, key=lambda s: (s.created_at_s, s.name))
     data = collection(studies)
     found = {f"F{i}": f for i, f in enumerate(findings(data), start=1)}
     spoilt = {f"D{i}": f for i, f in enumerate(spoils(data), start=1)}

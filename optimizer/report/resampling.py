@@ -96,31 +96,31 @@ def _medians(values: Floats, rng: np.random.Generator, times: int) -> Floats:
 
 def effect(values: Sequence[float], levels: Sequence[Any], seed: int = 0) -> Effect:
     """How a knob's levels differ in a positive metric. Each level should have two values or more."""
-    logs = np.log(np.asarray(values, float))
+    array = np.asarray(values, float)
     names = {name: i for i, name in enumerate(dict.fromkeys(map(str, levels)))}
     codes = np.array([names[str(level)] for level in levels])
-    rng, times = np.random.default_rng(seed), resamples(len(logs))
-    ranked = ranks(logs)
+    rng, times = np.random.default_rng(seed), resamples(len(array))
+    ranked = ranks(array)
     seen = epsilon_squared(ranked, codes, len(names))
-    p = kruskal_wallis(logs, codes, len(names))
+    p = kruskal_wallis(array, codes, len(names))
     shares, ratios = np.empty(times), np.empty(times)
-    medians = [float(np.median(logs[codes == c])) for c in range(len(names))]
+    medians = [float(np.median(array[codes == c])) for c in range(len(names))]
     low, high = int(np.argmin(medians)), int(np.argmax(medians))
     groups = [np.flatnonzero(codes == c) for c in range(len(names))]
     for i in range(times):
         picked = np.concatenate([g[rng.integers(0, len(g), len(g))] for g in groups])
         shares[i] = epsilon_squared(ranked[picked], codes[picked], len(names))
-        ratios[i] = np.median(logs[picked][codes[picked] == high]) - np.median(logs[picked][codes[picked] == low])
+        ratios[i] = np.median(array[picked][codes[picked] == high]) / np.median(array[picked][codes[picked] == low])
     spread = np.quantile(shares, [0.025, 0.975])
-    span = np.exp(np.quantile(ratios, [0.025, 0.975]))
+    span = np.quantile(ratios, [0.025, 0.975])
     by_code = {i: name for name, i in names.items()}
     return Effect(
         Interval(max(0.0, seen), max(0.0, float(spread[0])), max(0.0, float(spread[1]))),
-        Interval(math.exp(medians[high] - medians[low]), float(span[0]), float(span[1])),
+        Interval(medians[high] / medians[low], float(span[0]), float(span[1])),
         by_code[low],
         by_code[high],
         p,
-        len(logs),
+        len(array),
     )
 
 
@@ -151,7 +151,7 @@ def kruskal_wallis(values: Floats, codes: NDArray[np.int64], groups: int) -> flo
 
 
 def chi_square_tail(x: float, dof: int) -> float:
-    """P(χ² > x), by the cube root that is nearly normal (exact to about 0.001)."""
+    """P(χ² > x), by the cube root that is nearly normal (exact to about 0.01)."""
     if x <= 0 or dof < 1:
         return 1.0
     spread = 2 / (9 * dof)
