@@ -15,7 +15,7 @@ from optimizer.trial import Measured, Trial, samples_of
 
 FEWEST = 12  # trials; of fewer a forest says nothing
 TREES = 64
-MOST = 250  # trials; of more the forest sees so many, spread evenly: it grows faster than they do and says no more
+MOST = 200  # trials; of more the forest sees so many, spread evenly: it grows faster than they do and says no more
 
 
 def importance(space: Space, objective: Objective, trials: Sequence[Trial]) -> Mapping[str, float]:

@@ -6,7 +6,7 @@ from statistics import median
 
 from optimizer.journal import Study
 from optimizer.metrics import METRICS
-from optimizer.report.importance import importance
+from optimizer.report.importance import MOST, importance
 from optimizer.stats import Judgement, quantile
 from optimizer.text import changes, duration, quantity, value_text
 from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
@@ -148,8 +148,13 @@ def _importance(study: Study) -> str:
     what = study.recipe.goal.first.metric
     return (
         f"## Knobs that matter\n\nThe share of the variation of log {what} that each knob "
-        f"explains (functional ANOVA).\n\n{_table(['knob', 'share'], rows)}"
+        f"explains (functional ANOVA{_of_how_many(study)}).\n\n{_table(['knob', 'share'], rows)}"
     )
+
+
+def _of_how_many(study: Study) -> str:
+    """The forest sees a part of many trials."""
+    return f" of {MOST} trials, spread evenly" if len(study.trials) > MOST else ""
 
 
 def _failures(study: Study) -> str:
