@@ -109,7 +109,7 @@ def test_a_watch_reads_at_its_start_meanwhile_and_at_its_end(monkeypatch: pytest
     answering(monkeypatch, library)
     gpu = gpus()[0][0]
     with Cuda(gpu).watch(4242) as watch:
-        while library.asked < 3:
+        while library.asked < len(library.recorded["gpus"][0]["readings"]):  # the last one stays
             time.sleep(0.001)
     assert watch.samples["power_w"][:3] == pytest.approx((118.345, 601.204, 698.771))
     assert watch.samples["energy_j"] == pytest.approx((183.34,))
@@ -120,6 +120,7 @@ def test_a_watch_reads_at_its_start_meanwhile_and_at_its_end(monkeypatch: pytest
 def test_a_gpu_that_is_lost_leaves_what_was_read(monkeypatch: pytest.MonkeyPatch) -> None:
     library = FakeNvml("h100_busy")
     answering(monkeypatch, library)
+    monkeypatch.setattr("optimizer.telemetry.PERIOD_S", 3600.0)  # nothing is read between start and end
     with watched(None, None) as found:
         library.lost = True
     assert found["power_w"] == (118.345,)
@@ -135,6 +136,7 @@ def test_without_an_answer_there_is_no_telemetry(monkeypatch: pytest.MonkeyPatch
 
 def test_beside_a_program_on_the_processor_only_utilisation_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, FakeNvml("h100_busy"))
+    monkeypatch.setattr("optimizer.telemetry.PERIOD_S", 3600.0)
     with Host().watch(os.getpid()) as watch:
         pass
     found: Samples = watch.samples

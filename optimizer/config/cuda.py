@@ -22,6 +22,8 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
     versions = {t.name: t.version for t in compilers.used.values()}
     gpus = () if device == "none" else chosen_gpus(device, versions)
     kernels, gpu = kernels_dir(), next(iter(gpus), None)
+    if gpu:
+        compilers = replace(compilers, space=_for(gpu.arch, compilers.space))
     arch = gpu.arch if gpu else str(node["arch"])
     archs = _architectures(compilers, arch)
     target = CudaTarget(
@@ -53,6 +55,15 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
         more=tuple((replace(target, gpu=other.uuid), other) for other in gpus[1:]),
         warnings=tuple(text for one in gpus for text in one.warnings),
     )
+
+
+def _for(arch: str, space: Space) -> Space:
+    """The space whose one architecture, which ${cuda_archs:} took from the first GPU, is that of the chosen one."""
+    knob = space.by_name.get("arch")
+    if knob is None or not isinstance(knob.domain, Choice) or len(knob.domain.values) > 1:
+        return space
+    chosen = replace(knob, domain=Choice((arch,)), default=arch)
+    return Space(tuple(chosen if k is knob else k for k in space.knobs), space.constraints)
 
 
 def _architectures(compilers: Compilers[Toolchain], otherwise: str) -> Sequence[str]:
