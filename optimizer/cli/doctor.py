@@ -12,6 +12,7 @@ from pathlib import Path
 from optimizer.cli.doctor_cuda import cuda_findings
 from optimizer.cli.finding import Finding
 from optimizer.config.native import COMPILERS, found_compilers
+from optimizer.config.torch import backends_here
 from optimizer.device import PACKAGES, cpu_model, physical_cores
 from optimizer.resources import conf_dir, kernels_dir
 
@@ -34,7 +35,7 @@ def command(*, as_json: bool) -> None:
 
 
 def findings() -> list[Finding]:
-    return [*_machine(), *_compilers(), *cuda_findings(), *_packages(), *_folders()]
+    return [*_machine(), *_compilers(), *cuda_findings(), *_packages(), *_backends(), *_folders()]
 
 
 def _machine() -> list[Finding]:
@@ -79,6 +80,14 @@ def _packages() -> list[Finding]:
             )
         )
     return found
+
+
+def _backends() -> list[Finding]:
+    """What may compile a torch model; a search tries each before its first trial."""
+    return [
+        Finding(f"backend {name}", True if why is None else None, "for torch models" if why is None else "", why or "")
+        for name, why in backends_here().items()
+    ]
 
 
 def _redirecting_pynvml() -> bool:

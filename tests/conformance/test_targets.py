@@ -21,12 +21,14 @@ TARGETS: Mapping[str, list[str]] = {
     "gemm_cpu": ["target.options.m=64", "target.options.n=48", "target.options.k=80"],
     "conv_cpu": ["target.options.n=1", "target.options.h=12", "target.options.w=10"],
     "mlp_cpu": [],
+    "mlp": ["space=[torch_backend]", "space.backend=choice(eager,torchscript)", "target.cache=FOLDER"],
     "decoder_cpu": ["target.options.eval-tokens=400", "target.options.check-tokens=70"],
 }
 
 
 def setup(name: str, folder: Path, *words: str) -> Setup:
-    made = load([f"target={name}", f"studies_dir={folder}", "study=s", *TARGETS[name], *words], [], TODAY)
+    own = [word.replace("FOLDER", str(folder)) for word in TARGETS[name]]
+    made = load([f"target={name}", f"studies_dir={folder}", "study=s", *own, *words], [], TODAY)
     made.made.prepare()
     return made
 

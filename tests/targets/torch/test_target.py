@@ -1,6 +1,8 @@
 """Torch models as targets: right answers, evidence of settings, caches of their own, failures that cost a trial."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,3 +126,9 @@ def test_a_device_that_is_not_there_leaves_no_backend(own: Make) -> None:
         pytest.skip("there is a GPU")
     space = Space((Knob("backend", Choice(("eager",)), Effect("setting", "backend"), "eager"),))
     assert "fails here" in working(space, own("tiny", device="cuda")).missing["backend=eager"]
+
+
+def test_a_search_of_other_targets_never_imports_torch() -> None:
+    """Nor does that of a torch model, in its own process."""
+    text = "import sys, optimizer.config.torch; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", text], check=False).returncode == 0
