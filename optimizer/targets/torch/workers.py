@@ -115,7 +115,10 @@ class Forked:
         self.stdin: IO[bytes] | None = stdin
         self.stdout: IO[bytes] | None = stdout
         self._ended: int | None = None
-        kind, value = self._line(timeout_s)
+        try:
+            kind, value = self._line(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise TrialError(Reason.TIMEOUT, f"the fork server started no worker within {timeout_s:g} s") from None
         if kind != "pid":
             raise TrialError(Reason.CRASH, f"the fork server started no worker: {kind} {value}")
         self.pid = int(value)

@@ -3,6 +3,8 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -35,10 +37,17 @@ def running(zygote: Zygote) -> Any:
 
 def gone(pid: int) -> bool:
     for _ in range(200):
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        if gone_by_now(pid):
             return True
         time.sleep(0.02)
     return False
+
+
+def gone_by_now(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_nothing_touches_a_tensor_before_the_fork(zygote: Zygote, tmp_path: Path) -> None:
@@ -102,3 +111,16 @@ def test_what_a_worker_is_asked_and_does_not_know_is_a_crash(own: Any) -> None:
         runner._program.ask("dance")
     assert failed.value.reason is Reason.CRASH
     assert "verify, run N, quit" in failed.value.log
+
+
+def test_a_server_ends_with_the_search_that_started_it(tmp_path: Path) -> None:
+    text = (
+        "import time; from optimizer.targets.torch.workers import _started;"
+        "running = _started(('json',)); print(running.ready['pid'], flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, cwd=tmp_path) as search:
+        assert search.stdout is not None
+        server = int(search.stdout.readline())
+        assert not gone_by_now(server)
+        search.kill()
+    assert gone(server)
