@@ -1,0 +1,55 @@
+"""Torch models in configuration files: seed benchmarks compose, knobs are what Inductor has, wrong words are refused."""
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from optimizer.config import composed, files, load
+from optimizer.config.spaces import space_of
+from optimizer.config.torch import backends_here
+from optimizer.errors import ConfigError
+from optimizer.targets.torch.backends.options import OPTIONS
+
+TODAY = date(2026, 11, 25)
+
+
+@pytest.mark.parametrize("name", ["mlp", "conv", "transformer"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_each_seed_benchmark_has_its_configuration(name: str, device: str) -> None:
+    infix = "" if device == "cpu" else "_cuda"
+    made = composed([f"experiment={name}{infix}_bench"], [])
+    space = space_of(made.tree["space"], made.domains)
+    assert (made.tree["target"]["name"], made.tree["device"]) == (name, device)
+    assert made.tree["objective"]["limits"] == {"quality_loss_pct": {"max": 1}}
+    assert space.baseline()["backend"] == "eager"
+    for point in made.tree["known_good"]:
+        assert space.active({**{k.name: k.default for k in space.knobs}, **point}) in space
+
+
+def test_every_backend_but_eager_has_a_known_good_point() -> None:
+    text = files().text("target/conv")
+    assert {point["backend"] for point in text["known_good"]} >= {"torchscript", "compile", "aoti"}
+    assert backends_here()["eager"] is None
+
+
+def test_the_knobs_of_inductor_are_options_that_this_torch_has() -> None:
+    from torch._inductor import config
+
+    known = config.get_config_copy()
+    assert [key for key in OPTIONS.values() if key not in known] == []
+    for name in ("torch_compile", "torch_compile_cuda"):
+        knobs = set(files().text(f"space/{name}"))
+        assert knobs - {"compile_mode", "dynamic", "fullgraph"} <= OPTIONS.keys()
+        assert len(knobs) >= 13
+
+
+def test_wrong_words_are_refused(tmp_path: Path) -> None:
+    for word, said in {
+        "target.options.model=nowhere.py:net": "there is no file",
+        "target.options.model=net": "names no function",
+        "target.task=perceptron": "is not known",
+    }.items():
+        words = ["target=model", word, "space=[torch_batch]", f"studies_dir={tmp_path}", f"target.cache={tmp_path}"]
+        with pytest.raises(ConfigError, match=said):
+            load(words, [], TODAY)
