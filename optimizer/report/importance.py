@@ -30,12 +30,14 @@ def importance(space: Space, objective: Objective, trials: Sequence[Trial]) -> M
     if len(varied) == 1:
         return {varied[0].name: 1.0}
     import optuna
-    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
     def distribution(knob: Knob) -> BaseDistribution:
         if isinstance(knob.domain, Float):
             return FloatDistribution(knob.domain.low, knob.domain.high, log=knob.domain.log)
+        if knob.domain.ordered:
+            return IntDistribution(-1, knob.domain.size - 1)
         return CategoricalDistribution(tuple(range(-1, knob.domain.size)))
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
