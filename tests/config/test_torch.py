@@ -1,4 +1,4 @@
-"""Torch models in configuration files: seed benchmarks compose, knobs are what Inductor has, wrong words are refused."""
+"""Torch models in configuration files: seed benchmarks compose, knobs are what Inductor has, wrong words fail."""
 
 from datetime import date
 from pathlib import Path
