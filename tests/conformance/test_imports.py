@@ -15,6 +15,9 @@ ORDER = [
 HEAVY = {
     "mlflow": {"listeners/mlflow.py"},
     "torch": {str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")},
+    "torchao": {"targets/torch/quantize.py"},
+    "torch_pruning": {"targets/torch/channels.py"},
+    "transformers": {"targets/torch/weights.py"},
     "optuna": {"strategies/auto.py", "strategies/bayesian.py", "report/importance.py"},
     "deap": {"strategies/genetic.py"},
     "hydra": {"config/compose.py", "config/domains.py"},

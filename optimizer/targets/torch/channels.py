@@ -42,7 +42,10 @@ def removable(net: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
         for layer in layers:
             if layer.module in seen or layer.module not in graph.module2node or getattr(layer.module, "groups", 1) != 1:
                 continue
-            group = graph.get_pruning_group(layer.module, _prune_out(layer.module), list(range(_width(layer.module))))
+            if _mixed(graph.module2node[layer.module]):
+                continue
+            every = list(range(_width(layer.module)))
+            group = graph.get_pruning_group(layer.module, _prune_out(layer.module), every)
             roots = {dep.target.module for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)}
             roots &= layer_of.keys()
             if roots.isdisjoint(seen) and _private(group, graph, layer_of):
@@ -54,12 +57,40 @@ def removable(net: nn.Module, inputs: Inputs, layers: Sequence[Layer]) -> tuple[
     return graph, groups
 
 
+def _mixed(root: Any) -> bool:
+    """Whether something between a layer and the next ones mixes channels or moves them: then its group need not be
+    made, which takes minutes where keys and values are repeated for several heads of attention."""
+    import torch_pruning as tp
+
+    kinds, words = tp.ops.OPTYPE, _mixing(root.module)
+    waiting, seen = list(root.outputs), set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen or node.type in (kinds.LINEAR, kinds.CONV):
+            continue
+        seen.add(node)
+        known = node.type in (kinds.ELEMENTWISE, kinds.RESHAPE) and not _says(node, words)
+        if not known and node.type != kinds.BN:
+            return True
+        waiting += node.outputs
+    return False
+
+
+def _mixing(root: nn.Module) -> tuple[str, ...]:
+    return MOVED if isinstance(root, nn.Conv2d) else (*MOVED, "mean", "sum")
+
+
+def _says(node: Any, words: tuple[str, ...]) -> bool:
+    name = node.grad_fn.name().lower() if node.grad_fn is not None else ""
+    return any(word in name for word in words)
+
+
 def _private(group: Any, graph: Any, layer_of: Mapping[nn.Module, str]) -> bool:
     """Whether all that sees the channels is known to treat them one by one."""
     import torch_pruning as tp
 
     kinds, read = tp.ops.OPTYPE, False
-    mixing = MOVED if isinstance(group[0].dep.target.module, nn.Conv2d) else (*MOVED, "mean", "sum")
+    mixing = _mixing(group[0].dep.target.module)
     for dep, _ in group:
         node = dep.target
         if node.type in (kinds.LINEAR, kinds.CONV):
@@ -67,8 +98,7 @@ def _private(group: Any, graph: Any, layer_of: Mapping[nn.Module, str]) -> bool:
                 return False
             read = read or graph.is_in_channel_pruning_fn(dep.handler)
         elif node.type in (kinds.ELEMENTWISE, kinds.RESHAPE):
-            said = node.grad_fn.name().lower() if node.grad_fn is not None else ""
-            if any(word in said for word in mixing):
+            if _says(node, mixing):
                 return False
         elif node.type != kinds.BN:
             return False

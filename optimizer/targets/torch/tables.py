@@ -99,8 +99,15 @@ def _digits(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path)
     return digits_task(options, knobs, device)
 
 
+def _language(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) -> Task:
+    from optimizer.targets.torch.language import language_task
+
+    return language_task(options, knobs, device, cache)
+
+
 TASKS: Mapping[str, Callable[[Mapping[str, Json], Knobs, str, Path], Task]] = {
     "digits": _digits,  # a trained conv net, with true accuracy
+    "language": _language,  # Gemma 3 and Llama-style models, with perplexity
     "net": _net,  # options.net: mlp, conv, transformer
     "own": _own,  # options.model: FILE.py:FUNCTION or package.module:FUNCTION
 }

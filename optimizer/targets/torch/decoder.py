@@ -1,0 +1,84 @@
+"""How does transformers' Gemma 3 or Llama become a module that takes and returns nothing but tensors?
+
+    forward(tokens (B, T), positions (T))                 -> logits (B, T, vocabulary): all positions, nothing is kept
+    forward(tokens (B, T), positions (T), *cache)         -> logits (B, vocabulary) of the last position, and the cache
+
+The cache is static: keys and values of each layer, (B, heads, context, width), filled with zeros. A prompt (T > 1)
+starts at position 0; a generated token (T = 1) stands anywhere. The layers are transformers' own; only the loop over
+them is written out, since its own one makes masks and caches that no compiler follows.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MASKED = -1e9  # beside scores; within the range of bfloat16, clamped to that of float16
+
+
+class Decoder(nn.Module):
+    keeps_types = True  # quantize.py: logits are float32 and the cache stays as it is given, whatever the weights are
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.lm_head = model.model, model.lm_head
+        self.config: Any = model.config
+        self.kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * len(self._layers))
+
+    @property
+    def _layers(self) -> Any:
+        return self.model.layers  # type: ignore[union-attr]
+
+    def cache(self, batch: int, context: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
+        heads = self.config.num_key_value_heads
+        width = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
+        shape = (batch, heads, context, width)
+        return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * len(self.kinds)))
+
+    def forward(self, tokens: Tensor, positions: Tensor, *cache: Tensor) -> Tensor | tuple[Tensor, ...]:
+        model: Any = self.model
+        hidden = model.embed_tokens(tokens)
+        places = torch.arange(cache[0].shape[2], device=positions.device) if cache else positions
+        masks = {kind: self._mask(kind, positions, places, hidden.dtype) for kind in sorted(set(self.kinds))}
+        angles = {kind: self._angles(kind, hidden, positions) for kind in sorted(set(self.kinds))}
+        kept = _Cache(cache, positions, places) if cache else None
+        for layer, kind in zip(self._layers, self.kinds, strict=True):
+            hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=angles[kind], past_key_values=kept)
+        hidden = model.norm(hidden)
+        if kept is None:
+            all_of_them: Tensor = self.lm_head(hidden).float()  # type: ignore[operator]
+            return all_of_them
+        return (self.lm_head(hidden[:, -1]).float(), *kept.tensors)  # type: ignore[operator]
+
+    def _mask(self, kind: str, positions: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
+        """(1, 1, T, places), added to the scores: 0 where a position may look, else a large negative number."""
+        seen = places[None, :] <= positions[:, None]
+        if kind == "sliding_attention":
+            seen = seen & (places[None, :] > positions[:, None] - int(self.config.sliding_window))
+        blocked = max(MASKED, torch.finfo(dtype).min)
+        return torch.where(seen, 0.0, blocked).to(dtype)[None, None]
+
+    def _angles(self, kind: str, hidden: Tensor, positions: Tensor) -> Any:
+        model: Any = self.model
+        arguments = (kind,) if hasattr(self.config, "layer_types") and self.config.layer_types else ()
+        return model.rotary_emb(hidden, positions[None], *arguments)
+
+
+class _Cache:
+    """What transformers' attention takes for its cache: the one method of it that it calls."""
+
+    def __init__(self, tensors: tuple[Tensor, ...], positions: Tensor, places: Tensor) -> None:
+        self.tensors, self._positions, self._places = list(tensors), positions, places
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        whole = [self._put(2 * layer_idx + i, new) for i, new in enumerate((keys, values))]
+        return whole[0], whole[1]
+
+    def _put(self, index: int, new: Tensor) -> Tensor:
+        old = self.tensors[index]
+        if new.shape[2] == 1:
+            here = (self._places == self._positions)[None, None, :, None]
+            self.tensors[index] = torch.where(here, new.to(old.dtype), old)
+        else:
+            self.tensors[index] = torch.cat([new.to(old.dtype), old[:, :, new.shape[2] :]], dim=2)
+        return self.tensors[index].to(new.dtype)

