@@ -29,6 +29,7 @@ from optimizer.space import Domain, Float, Value
 Tree = dict[str, Any]
 ROOT = "config"
 SCALARS = ("seed", "device", "ahead")
+WHOLE = ("objective.metrics", "objective.limits")  # given as a mapping, they replace the file's
 OPEN = ("objective.metrics.", "objective.limits.", "target.options.")  # mappings to which anybody may add
 
 
@@ -79,6 +80,8 @@ def sorted_words(words: Sequence[str]) -> Words:
             if isinstance(pinned, Float) or pinned.size != 1:
                 raise ConfigError(f"{key}: a baseline is one value.")
             baseline[name] = pinned.at(0)
+        elif key in WHOLE:
+            hydra += [f"~{key}", f"+{word}"]
         else:
             hydra.append(f"++{word}" if key.startswith(OPEN) else word)
     return Words(tuple(hydra), domains, baseline, constraints)

@@ -324,3 +324,14 @@ def test_a_replayed_study_brings_its_space(tmp_path: Path) -> None:
     assert told.pop("only"), "the recorded points alone are valid"
     assert told == MIXED.document()
     assert made.recipe.start == (Point(dict(MIXED.baseline())),)
+
+
+def test_objectives_and_limits_given_whole_replace_the_file_s(tmp_path: Path) -> None:
+    words = [
+        "target=synthetic",
+        "objective.metrics={throughput_ips: maximize}",
+        "objective.limits={latency_s: {max: 2}}",
+    ]
+    goal = load([*words, f"studies_dir={tmp_path}"], (), date(2026, 1, 1)).recipe.goal
+    assert [(o.metric, o.direction.value) for o in goal.objectives] == [("throughput_ips", "maximize")]
+    assert [(limit.metric, limit.value) for limit in goal.limits] == [("latency_s", 2.0)]
