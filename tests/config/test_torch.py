@@ -53,3 +53,11 @@ def test_wrong_words_are_refused(tmp_path: Path) -> None:
         words = ["target=model", word, "space=[torch_batch]", f"studies_dir={tmp_path}", f"target.cache={tmp_path}"]
         with pytest.raises(ConfigError, match=said):
             load(words, [], TODAY)
+
+
+def test_without_a_compiler_what_needs_one_is_missing_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    found = backends_here()
+    assert found["eager"] is None
+    for name in ("compile", "aoti"):
+        assert "apt install g++" in str(found[name])

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 from optimizer.space import Json
 from optimizer.targets.torch.parts import Backend, Knobs, Task, Transform
@@ -19,11 +20,14 @@ class Offer:
     packages: tuple[str, ...] = ()  # modules beside torch that it imports
     advice: str = ""  # how they are got
     devices: tuple[str, ...] = ("cpu", "cuda")
+    programs: tuple[str, ...] = ()  # that it starts
 
     def missing(self, device: str) -> str | None:
         """What can be told without importing anything."""
         if absent := [name for name in self.packages if find_spec(name) is None]:
             return f"{', '.join(absent)} is not installed: {self.advice}."
+        if absent := [name for name in self.programs if which(name) is None]:
+            return f"{', '.join(absent)} is not installed: install {', '.join(absent)} (Debian: apt install g++)."
         if device not in self.devices:
             return f"it does not run on device={device}."
         return None
@@ -56,8 +60,8 @@ def _aoti() -> Backend:
 BACKENDS: Mapping[str, Offer] = {
     "eager": Offer(_eager),
     "torchscript": Offer(_torchscript),
-    "compile": Offer(_compile),
-    "aoti": Offer(_aoti),
+    "compile": Offer(_compile, programs=("g++",)),
+    "aoti": Offer(_aoti, programs=("g++",)),
 }
 """A new backend is a file in backends/, a function above, a line here and a value of the knob `backend`."""
 
