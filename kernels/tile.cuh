@@ -15,6 +15,23 @@
 #define LAUNCH_BOUNDS(threads) __launch_bounds__(threads)
 #endif
 
+// What launch.py derived (BLOCK_THREADS, SHARED_BYTES, where it says them) is what the source needs and a GPU has.
+#ifndef BLOCK_THREADS
+#define AS_LAUNCHED_THREADS(threads) (threads)
+#else
+#define AS_LAUNCHED_THREADS(threads) BLOCK_THREADS
+#endif
+#ifndef SHARED_BYTES
+#define AS_LAUNCHED_BYTES(bytes) (bytes)
+#else
+#define AS_LAUNCHED_BYTES(bytes) SHARED_BYTES
+#endif
+#define ASSERT_LAUNCH(threads, bytes) \
+  static_assert(AS_LAUNCHED_THREADS(threads) == (threads), \
+                "launch.py and the tile disagree about the threads of a block"); \
+  static_assert(AS_LAUNCHED_BYTES(bytes) == (bytes), "launch.py and the tile disagree about shared memory"); \
+  static_assert((threads) <= 1024 && (bytes) <= 227 * 1024, "no GPU runs such a block")
+
 namespace tile {
 
 // What the macro PRECISION stores operands as: 0 float, 1 f16, 2 bf16. Sums are always float.

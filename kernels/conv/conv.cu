@@ -83,13 +83,7 @@ constexpr int WEIGHTS_SIZE = DIRECT && WEIGHTS == 1 ? 0 : Weights::SIZE;
 constexpr int STAGE = WEIGHTS_SIZE + (DIRECT ? PATCH : Fields::SIZE);
 constexpr int BYTES = 4 * (STAGES * STAGE + (DIRECT ? 0 : 3 * BLOCK_P));
 
-#ifdef BLOCK_THREADS
-static_assert(BLOCK_THREADS == THREADS, "launch.py and the tile disagree about the threads of a block");
-#endif
-#ifdef SHARED_BYTES
-static_assert(SHARED_BYTES == BYTES, "launch.py and the tile disagree about shared memory");
-#endif
-static_assert(THREADS <= 1024 && BYTES <= 227 * 1024, "no GPU runs such a block");
+ASSERT_LAUNCH(THREADS, BYTES);
 static_assert(BLOCK_O % THREAD_O == 0 && BLOCK_P % THREAD_P == 0, "a tile is made of whole register tiles");
 static_assert(!DIRECT || BLOCK_P % TILE_W == 0, "a block's pixels are whole rows");
 

@@ -5,54 +5,13 @@
 //
 // nvcc -std=c++17 -arch=sm_90 -Ikernels -cubin kernels/gemm/gemm.cu -o gemm.cubin
 #include "device.cuh"
+#include "tile_knobs.cuh"
 
-#ifndef BLOCK_M
-#define BLOCK_M 16
-#endif
-#ifndef BLOCK_N
-#define BLOCK_N 16
-#endif
-#ifndef BLOCK_K
-#define BLOCK_K 16
-#endif
-#ifndef THREAD_M
-#define THREAD_M 1  // sums of a thread: THREAD_M x THREAD_N; without tensor cores
-#endif
-#ifndef THREAD_N
-#define THREAD_N 1
-#endif
-#ifndef VECTOR
-#define VECTOR 1  // elements of a global load
-#endif
-#ifndef STAGES
-#define STAGES 1  // tiles in shared memory at a time; from 2 on copied asynchronously
-#endif
-#ifndef UNROLL
-#define UNROLL 1  // of the loop over the terms of a tile
-#endif
-#ifndef PAD
-#define PAD 0  // elements between lines of shared memory
-#endif
 #ifndef PREFETCH
 #define PREFETCH 0  // operands of the next term are read from shared memory before this one is multiplied
 #endif
 #ifndef LAYOUT_A
 #define LAYOUT_A 0  // in shared memory: 0 terms side by side (as in A), 1 rows side by side (transposed)
-#endif
-#ifndef PRECISION
-#define PRECISION 0  // of A and B: 0 float, 1 f16, 2 bf16
-#endif
-#ifndef TENSOR
-#define TENSOR 0  // tensor cores; f16 and bf16
-#endif
-#ifndef WARP_M
-#define WARP_M 16  // sums of a warp: WARP_M x WARP_N; with tensor cores
-#endif
-#ifndef WARP_N
-#define WARP_N 8
-#endif
-#ifndef FRAGMENTS
-#define FRAGMENTS 0  // how a warp reads its operands: 0 element by element, 1 with ldmatrix; with tensor cores
 #endif
 #ifndef SWIZZLE
 #define SWIZZLE 1  // rows of tiles that neighbouring blocks work on together, so that they find B in the L2 cache
@@ -77,13 +36,7 @@ using Sums = tile::ThreadSums<TileA, TileB, THREAD_M, THREAD_N, UNROLL, PREFETCH
 constexpr int THREADS = Sums::THREADS;
 constexpr int BYTES = STAGES * (TileA::BYTES + TileB::BYTES);
 
-#ifdef BLOCK_THREADS
-static_assert(BLOCK_THREADS == THREADS, "launch.py and the tile disagree about the threads of a block");
-#endif
-#ifdef SHARED_BYTES
-static_assert(SHARED_BYTES == BYTES, "launch.py and the tile disagree about shared memory");
-#endif
-static_assert(THREADS <= 1024 && BYTES <= 227 * 1024, "no GPU runs such a block");
+ASSERT_LAUNCH(THREADS, BYTES);
 static_assert(!TENSOR || PRECISION != 0, "tensor cores multiply numbers of 16 bits");
 
 // The tile of C that a block computes. Blocks walk down SWIZZLE rows of tiles before they go to the next column.

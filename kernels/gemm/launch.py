@@ -10,6 +10,7 @@ from optimizer.space import Value
 from optimizer.targets.cuda.operands import (
     ELEMENT_BYTES,
     ROUNDING,
+    TILE,
     ComparedTwice,
     Whole,
     ceil_div,
@@ -122,10 +123,7 @@ class Operation:
         return Case(name, self._work(size, a, b), judge, tolerances)
 
 
-DEFAULTS = {
-    "BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "THREAD_M": 1, "THREAD_N": 1, "STAGES": 1, "PAD": 0, "WARP_M": 16,
-    "WARP_N": 8, "SWIZZLE": 1, "SPLIT_K": 1,
-}  # fmt: skip
+DEFAULTS = {**TILE, "SWIZZLE": 1, "SPLIT_K": 1}
 """What gemm.cu takes where a macro is not defined."""
 
 

@@ -12,6 +12,7 @@ from optimizer.space import Value
 from optimizer.targets.cuda.operands import (
     ELEMENT_BYTES,
     ROUNDING,
+    TILE,
     ComparedTwice,
     Whole,
     ceil_div,
@@ -27,12 +28,6 @@ from optimizer.targets.cuda.plan import Array, Block, Case, Dim, Launch, Work
 
 OPTIONS = {"rows": Whole(256, high=1 << 20), "in": Whole(1024), "hidden": Whole(4096), "out": Whole(1024)}
 START_THREADS = 256  # of mlp_start
-
-DEFAULTS = {
-    "BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "THREAD_M": 1, "THREAD_N": 1, "STAGES": 1, "PAD": 0, "WARP_M": 16,
-    "WARP_N": 8,
-}  # fmt: skip
-"""What mlp.cu takes where a macro is not defined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +75,7 @@ class Operation:
         self._tensor = bool(knobs.get("TENSOR", False))
         self._fused = bool(knobs.get("fused", False))
         # a knob that its condition switches off is absent: the source then takes its own default, as here
-        self._knobs = {name: int(knobs.get(name, default)) for name, default in DEFAULTS.items()}
+        self._knobs = {name: int(knobs.get(name, default)) for name, default in TILE.items()}
 
     @cached_property
     def _threads(self) -> int:

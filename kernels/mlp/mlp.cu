@@ -7,54 +7,13 @@
 //
 // nvcc -std=c++17 -arch=sm_90 -Ikernels -cubin kernels/mlp/mlp.cu -o mlp.cubin
 #include "device.cuh"
+#include "tile_knobs.cuh"
 
 #ifndef FUSED
 #define FUSED 0
 #endif
 #ifndef GELU
 #define GELU 0  // 0 with tanh, 1 with exp, 2 with a polynomial of our own
-#endif
-#ifndef BLOCK_M
-#define BLOCK_M 16
-#endif
-#ifndef BLOCK_N
-#define BLOCK_N 16
-#endif
-#ifndef BLOCK_K
-#define BLOCK_K 16
-#endif
-#ifndef THREAD_M
-#define THREAD_M 1  // sums of a thread: THREAD_M x THREAD_N; without tensor cores
-#endif
-#ifndef THREAD_N
-#define THREAD_N 1
-#endif
-#ifndef VECTOR
-#define VECTOR 1  // elements of a global load
-#endif
-#ifndef STAGES
-#define STAGES 1  // tiles in shared memory at a time; from 2 on copied asynchronously
-#endif
-#ifndef UNROLL
-#define UNROLL 1  // of the loop over the terms of a tile
-#endif
-#ifndef PAD
-#define PAD 0  // elements between lines of shared memory
-#endif
-#ifndef PRECISION
-#define PRECISION 0  // of x, W1, W2 and the hidden units: 0 float, 1 f16, 2 bf16
-#endif
-#ifndef TENSOR
-#define TENSOR 0  // tensor cores; f16 and bf16
-#endif
-#ifndef WARP_M
-#define WARP_M 16  // sums of a warp: WARP_M x WARP_N; with tensor cores
-#endif
-#ifndef WARP_N
-#define WARP_N 8
-#endif
-#ifndef FRAGMENTS
-#define FRAGMENTS 0  // how a warp reads its operands: 0 element by element, 1 with ldmatrix; with tensor cores
 #endif
 
 #include "tile.cuh"  // after MIN_BLOCKS
@@ -76,13 +35,7 @@ using Sums = tile::ThreadSums<A, TileB, THREAD_M, THREAD_N, UNROLL, false>;
 constexpr int THREADS = Sums<TileA>::THREADS;
 constexpr int BYTES = STAGES * (TileA::BYTES + TileB::BYTES) + (FUSED ? Hidden::BYTES : 0);
 
-#ifdef BLOCK_THREADS
-static_assert(BLOCK_THREADS == THREADS, "launch.py and the tile disagree about the threads of a block");
-#endif
-#ifdef SHARED_BYTES
-static_assert(SHARED_BYTES == BYTES, "launch.py and the tile disagree about shared memory");
-#endif
-static_assert(THREADS <= 1024 && BYTES <= 227 * 1024, "no GPU runs such a block");
+ASSERT_LAUNCH(THREADS, BYTES);
 static_assert(!TENSOR || PRECISION != 0, "tensor cores multiply numbers of 16 bits");
 static_assert(!FUSED || BLOCK_N % BLOCK_K == 0, "a tile of hidden units is whole tiles of the second product's depth");
 

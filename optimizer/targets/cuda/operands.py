@@ -15,6 +15,12 @@ ELEMENT_BYTES: Mapping[str, int] = {"f32": 4, "f16": 2, "bf16": 2}
 ROUNDING: Mapping[str, float] = {"f32": 2.0**-24, "f16": 2.0**-11, "bf16": 2.0**-8}
 """The most that storing a number changes it, relative to itself."""
 
+TILE: Mapping[str, int] = {
+    "BLOCK_M": 16, "BLOCK_N": 16, "BLOCK_K": 16, "THREAD_M": 1, "THREAD_N": 1, "STAGES": 1, "PAD": 0, "WARP_M": 16,
+    "WARP_N": 8,
+}  # fmt: skip
+"""What kernels/tile_knobs.cuh takes where a macro that shapes a launch is not defined."""
+
 
 @dataclass(frozen=True, slots=True)
 class Whole:
