@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizer.cli.sources import Found, found_in, journal_of, split_words
-from optimizer.cli.studies import PLACES, settings_of, write
+from optimizer.cli.studies import PLACES, settings_of
 from optimizer.errors import ConfigError
+from optimizer.files import write_whole
 from optimizer.journal import Study
 from optimizer.report.markdown import markdown
 from optimizer.report.overview import document, overview
@@ -31,8 +32,8 @@ def command(words: Sequence[str], out: Path | None, *, as_json: bool) -> None:
     print(told if as_json else text, end="\n" if as_json else "")
     _leave(found)
     folder = out or _folder(names, studies, settings, title)
-    write(folder / "report.md", text.encode())
-    write(folder / "report.json", told.encode())
+    write_whole(folder / "report.md", text.encode())
+    write_whole(folder / "report.json", told.encode())
     if len(studies) > 1:
         print(f"written to {folder}", file=sys.stderr)
 

@@ -15,6 +15,7 @@ from optimizer.config import nested
 from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
 from optimizer.export.files import rendered
+from optimizer.files import write_whole
 from optimizer.journal import read
 from optimizer.listeners.mlflow import StoreError, send, sqlite_path
 from optimizer.listeners.tracker import Status, write_status
@@ -61,7 +62,7 @@ def export_command(name: str, words: Sequence[str], out: Path | None, *, force: 
     program = _program(winner)
     files = rendered(study, winner, program, nested(study.settings.words))
     for path, content in files.items():
-        write(folder / path, content)
+        write_whole(folder / path, content)
         if path == "program":
             (folder / path).chmod(0o755)
     print(f"Trial {winner.number} of {study.name} is in {folder}:")
@@ -80,17 +81,6 @@ def _program(trial: Trial) -> bytes | None:
             f"The winner's program {trial.artifact.path} can't be read ({error.strerror}); "
             "search study=NAME --resume builds it again."
         ) from None
-
-
-def write(path: Path, content: bytes) -> None:
-    """Aside, then renamed: a reader never sees half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(content)
-        aside.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} can't be written: {error.strerror}.") from None
 
 
 def track_command(name: str, words: Sequence[str]) -> None:

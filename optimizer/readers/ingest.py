@@ -6,7 +6,6 @@ lies, in the journal and in MLflow.
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from optimizer.errors import ConfigError
+from optimizer.files import write_whole
 from optimizer.journal import FORMAT, Study, journal_bytes
 from optimizer.objective import Goal
 from optimizer.protocols import Ending
@@ -31,6 +31,9 @@ RECORDED = "recorded"
 JOURNAL = "journal.jsonl"
 STAMP = re.compile(r"(20\d{6})[-_T]?(\d{6})")
 State = Literal["new", "known", "unknown", "damaged"]
+
+
+ANOTHER_FOLDER = "Name another folder with studies_dir=FOLDER."
 
 
 @dataclass(frozen=True)
@@ -167,22 +170,10 @@ def kept(files: Sequence[Path], studies_dir: Path, device: str = "") -> Iterator
             continue
         if study.name in names:
             study = replace(study, name=f"{study.name}-{study.id[:8]}")
-        _write(studies_dir / study.name / JOURNAL, journal_bytes(study))
+        write_whole(studies_dir / study.name / JOURNAL, journal_bytes(study), ANOTHER_FOLDER)
         ids[study.id] = study.name
         names.add(study.name)
         yield replace(one, study=study)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        aside.write_bytes(content)
-        aside.replace(path)
-    except OSError as error:
-        raise ConfigError(
-            f"{path} can't be written: {error.strerror}. Name another folder with studies_dir=FOLDER."
-        ) from None
 
 
 def source_of(study: Study) -> Mapping[str, Json]:
