@@ -354,6 +354,18 @@ class Space:
         values = {k.name: closest(k.domain, k.default) for k in self.knobs}
         return self.active(values | dict(chosen or {}))
 
+    def narrowed(self, kept: Mapping[str, Sequence[Value]]) -> "Space":
+        """The same with these values alone for some knobs, which are choices; a default that is gone gives way to the
+        closest that is left."""
+
+        def with_fewer(knob: Knob) -> Knob:
+            if knob.name not in kept or not isinstance(knob.domain, Choice):
+                return knob
+            domain = Choice(tuple(kept[knob.name]), knob.domain.ordered)
+            return replace(knob, domain=domain, default=closest(domain, knob.default))
+
+        return Space(tuple(map(with_fewer, self.knobs)), self.constraints, self.only)
+
     def document(self) -> Json:
         """All that makes two spaces the same search, as JSON (help texts do not)."""
         document = {

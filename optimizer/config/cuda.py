@@ -62,8 +62,7 @@ def _for(arch: str, space: Space) -> Space:
     knob = space.by_name.get("arch")
     if knob is None or not isinstance(knob.domain, Choice) or len(knob.domain.values) > 1:
         return space
-    chosen = replace(knob, domain=Choice((arch,)), default=arch)
-    return Space(tuple(chosen if k is knob else k for k in space.knobs), space.constraints)
+    return space.narrowed({knob.name: (arch,)})
 
 
 def _architectures(compilers: Compilers[Toolchain], otherwise: str) -> Sequence[str]:

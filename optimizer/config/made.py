@@ -1,7 +1,7 @@
 """What comes of a configured target: the values that every kind of target fills in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -9,7 +9,7 @@ from optimizer.config.compose import Tree
 from optimizer.errors import ConfigError
 from optimizer.protocols import Device, Target
 from optimizer.resources import kernels_dir
-from optimizer.space import Choice, Point, Space, Value, closest
+from optimizer.space import Choice, Point, Space, Value
 from optimizer.targets.replay import SimulatedClock
 
 
@@ -93,7 +93,5 @@ def with_compilers(space: Space, here: Mapping[str, T], advice: Mapping[str, str
     if knob is None or not wanted:
         first = next(iter(here))
         return Compilers(space, {first: here[first]}, absent)
-    kept = Choice(tuple(v for v in wanted if v not in absent))
-    narrowed = replace(knob, domain=kept, default=closest(kept, knob.default)) if absent else knob
-    knobs = tuple(narrowed if k is knob else k for k in space.knobs)
-    return Compilers(Space(knobs, space.constraints), {str(v): here[str(v)] for v in kept.values}, absent)
+    kept = tuple(v for v in wanted if v not in absent)
+    return Compilers(space.narrowed({knob.name: kept}), {name: here[name] for name in kept}, absent)

@@ -4,10 +4,10 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.space import Choice, Json, Space, closest, digest
+from optimizer.space import Choice, Json, Space, digest
 from optimizer.targets.torch.backends.options import seed_of
 from optimizer.targets.torch.parts import BACKEND
 from optimizer.targets.torch.tables import BACKENDS, TRANSFORMS
@@ -73,16 +73,12 @@ def _missing(target: TorchTarget, knob: str, value: str) -> str | None:
 
 
 def _without(space: Space, missing: Mapping[str, str]) -> Space:
-    knobs = []
-    for knob in space.knobs:
-        if isinstance(knob.domain, Choice):
-            kept = tuple(v for v in knob.domain.values if f"{knob.name}={v}" not in missing)
-            if len(kept) < len(knob.domain.values):
-                domain = Choice(kept or (knob.default,), knob.domain.ordered)
-                knobs.append(replace(knob, domain=domain, default=closest(domain, knob.default)))
-                continue
-        knobs.append(knob)
-    return Space(tuple(knobs), space.constraints, space.only)
+    kept = {
+        knob.name: tuple(v for v in knob.domain.values if f"{knob.name}={v}" not in missing) or (knob.default,)
+        for knob in space.knobs
+        if isinstance(knob.domain, Choice)
+    }
+    return space.narrowed(kept)
 
 
 def _key(target: TorchTarget) -> str:
