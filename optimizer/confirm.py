@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
-from optimizer.measure import BLOCK_S, MAX_THROTTLED_PCT, joined
+from optimizer.measure import BLOCK_S, is_throttled, joined
 from optimizer.process import held_still
 from optimizer.protocols import Ending
 from optimizer.recipe import Recipe
@@ -174,7 +174,7 @@ class _Match:
             return None
         one, two, three, four = values
         gain = (first.gain(two, one) * first.gain(three, four)) ** 0.5
-        throttled = any(max(v.get("throttled_pct", ()), default=0.0) > MAX_THROTTLED_PCT for v in visits)
+        throttled = any(map(is_throttled, visits))
         return _Round(gain, joined([visits[0], visits[3]]), joined(visits[1:3]), load_pct, throttled)
 
     def _visits(self, a: _Entrant, b: _Entrant) -> tuple[list[Samples], float]:

@@ -121,8 +121,13 @@ class StillMeter:
 
 def is_disturbed(samples: Samples, plan: Plan) -> bool:
     """Whether others, or heat, had a part in these readings."""
-    load, throttled = samples.get("foreign_load_pct", ()), samples.get("throttled_pct", ())
-    return max(load, default=0.0) > plan.max_foreign_load_pct or max(throttled, default=0.0) > MAX_THROTTLED_PCT
+    load = samples.get("foreign_load_pct", ())
+    return max(load, default=0.0) > plan.max_foreign_load_pct or is_throttled(samples)
+
+
+def is_throttled(samples: Samples) -> bool:
+    """Whether heat or the power supply slowed a GPU down."""
+    return max(samples.get("throttled_pct", ()), default=0.0) > MAX_THROTTLED_PCT
 
 
 def _one_inference_s(samples: Samples) -> float | None:

@@ -3,11 +3,17 @@
 import hashlib
 import json
 import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from optimizer.errors import ConfigError
 from optimizer.space import Point, Space
+from optimizer.trial import Artifact
+
+RECORD = "artifact.json"
 
 
 def knob_words(space: Space, point: Point) -> tuple[str, ...]:
@@ -31,11 +37,25 @@ def file_hash(path: Path) -> str:
         raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
 
 
+def kept_or_made(folder: Path, key: str, make: Callable[[Path, Path], Artifact], *, fresh: bool) -> Artifact:
+    """The artifact of this key in `folder`: an earlier build's own record, else (or where it is to be `fresh`) what
+    `make` builds in the first folder that it is given, of an artifact that names the second, where it then lies."""
+    place = folder / key
+    if not fresh and (known := recorded(place / RECORD)) is not None:
+        return Artifact(**known)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
+        artifact = make(Path(scratch), place)
+        (Path(scratch) / RECORD).write_text(json.dumps(asdict(artifact), indent=1), encoding="utf-8")
+        moved(Path(scratch), place)
+    return artifact
+
+
 def recorded(path: Path) -> dict[str, Any] | None:
     """A build's own record; None where there is none or it is not whole."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        record["command"] = tuple(record["command"])
+        record["command"], record["arguments"] = tuple(record["command"]), tuple(record["arguments"])
         return record if Path(record["path"]).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

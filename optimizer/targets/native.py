@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from elftools.elf.elffile import ELFFile
 from optimizer.errors import ConfigError
 from optimizer.process import Conversation, Done, conversation, run_tool
 from optimizer.space import Json, Point, Space, digest
-from optimizer.targets.builds import file_hash, knob_words, moved, recorded
+from optimizer.targets.builds import file_hash, kept_or_made, knob_words
 from optimizer.trial import Artifact, Check, Reason, Samples, TrialError
 
 SUPPORT_FLAGS = ("-O2", "-std=c++17", "-fopenmp")
@@ -110,34 +110,27 @@ class NativeTarget:
         return found
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
-        compiler = self._compiler(point)
         words = (*self.flags, *knob_words(self.space, point))
-        key = digest([self._hashes, compiler.version, list(words)])
-        place = self.folder / key
-        arguments, environment = self.arguments(point), self.environment(point)
-        if not fresh and (known := recorded(place / "artifact.json")) is not None:
-            return Artifact(**{**known, "arguments": arguments, "environment": environment})
+        key = digest([self._hashes, self._compiler(point).version, list(words)])
+        artifact = kept_or_made(self.folder, key, lambda scratch, place: self._made(point, scratch, place), fresh=fresh)
+        return replace(artifact, arguments=self.arguments(point), environment=self.environment(point))
+
+    def _made(self, point: Point, scratch: Path, place: Path) -> Artifact:
         command = self.command(point)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="building-") as scratch:
-            done = self._compiled(command, Path(scratch))
-            program = Path(scratch) / "program"
-            artifact = Artifact(
-                key=key,
-                code_key=code_key(program),
-                path=str(place / "program"),
-                command=command,
-                log=done.output,
-                facts={
-                    "compile_time_s": done.wall_s,
-                    "compile_cpu_time_s": done.cpu_s,
-                    "binary_bytes": float(program.stat().st_size),
-                },
-            )
-            text = json.dumps(asdict(artifact), indent=1)
-            (Path(scratch) / "artifact.json").write_text(text, encoding="utf-8")
-            moved(Path(scratch), place)
-        return Artifact(**{**asdict(artifact), "arguments": arguments, "environment": environment})
+        done = self._compiled(command, scratch)
+        program = scratch / "program"
+        return Artifact(
+            key=place.name,
+            code_key=code_key(program),
+            path=str(place / "program"),
+            command=command,
+            log=done.output,
+            facts={
+                "compile_time_s": done.wall_s,
+                "compile_cpu_time_s": done.cpu_s,
+                "binary_bytes": float(program.stat().st_size),
+            },
+        )
 
     @contextmanager
     def open(self, artifact: Artifact) -> Iterator["NativeRunner"]:

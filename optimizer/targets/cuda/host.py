@@ -15,8 +15,7 @@ from optimizer.errors import ConfigError
 from optimizer.process import conversation, run_tool
 from optimizer.space import digest
 from optimizer.targets.builds import file_hash, moved
-from optimizer.targets.cuda.plan import Array, Case, Launch, Operation, Work
-from optimizer.targets.cuda.runner import combined
+from optimizer.targets.cuda.plan import Array, Case, Launch, Operation, Work, combined
 from optimizer.trial import Check, Reason, TrialError
 
 RUNTIME = ("cuda_on_host.h", "cuda_on_host.cpp")

@@ -5,7 +5,8 @@ A kernel's folder holds launch.py, whose class `Operation` says how a point of t
 runner.py runs its work with CUDA, host.py on the processor.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,6 +113,28 @@ class Operation(Protocol):
     def facts(self) -> Mapping[str, float]:
         """flop and bytes_moved of one run (from which the achieved rates are computed), model_bytes, …"""
         ...
+
+
+def combined(judged: Iterable[tuple[Case, Check]]) -> tuple[Check, Mapping[str, float]]:
+    """One check of several: of an error that several cases have, the one that comes nearest to its tolerance or goes
+    furthest beyond."""
+    errors: dict[str, float] = {}
+    tolerances: dict[str, float] = {}
+    quality: dict[str, float] = {}
+    worst: dict[str, float] = {}
+    for case, check in judged:
+        quality |= check.quality
+        for name, error in check.errors.items():
+            allowed = case.tolerances.get(name, 0.0)
+            if (share := _share(error, allowed)) >= worst.get(name, -1.0):
+                worst[name], errors[name], tolerances[name] = share, error, allowed
+    return Check(errors, quality), tolerances
+
+
+def _share(error: float, allowed: float) -> float:
+    if error <= 0:
+        return 0.0
+    return error / allowed if allowed > 0 and math.isfinite(error) else math.inf
 
 
 def max_rel_error(actual: Array, expected: Array) -> float:

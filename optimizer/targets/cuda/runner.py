@@ -28,7 +28,7 @@ from typing import IO, Any
 from optimizer.errors import ConfigError
 from optimizer.targets.cuda.gpu import CudaGpu, Gpu, GpuError, Loaded
 from optimizer.targets.cuda.operation import load_operation
-from optimizer.targets.cuda.plan import Case, Operation
+from optimizer.targets.cuda.plan import Case, Operation, combined
 from optimizer.trial import Check, Reason, TrialError
 
 MIN_READING_S = 2e-3  # a thousand times the resolution of CUDA's events
@@ -144,28 +144,6 @@ class Session:
                 found[rate] = self._facts[fact] / run_s
         for name, value in found.items():
             samples.setdefault(name, []).append(value)
-
-
-def combined(judged: Iterable[tuple[Case, Check]]) -> tuple[Check, Mapping[str, float]]:
-    """One check of several: of an error that several cases have, the one that comes nearest to its tolerance or goes
-    furthest beyond."""
-    errors: dict[str, float] = {}
-    tolerances: dict[str, float] = {}
-    quality: dict[str, float] = {}
-    worst: dict[str, float] = {}
-    for case, check in judged:
-        quality |= check.quality
-        for name, error in check.errors.items():
-            allowed = case.tolerances.get(name, 0.0)
-            if (share := _share(error, allowed)) >= worst.get(name, -1.0):
-                worst[name], errors[name], tolerances[name] = share, error, allowed
-    return Check(errors, quality), tolerances
-
-
-def _share(error: float, allowed: float) -> float:
-    if error <= 0:
-        return 0.0
-    return error / allowed if allowed > 0 and math.isfinite(error) else math.inf
 
 
 def answers(lines: Iterable[str], session: Session, began_s: float) -> Iterator[Mapping[str, Any]]:

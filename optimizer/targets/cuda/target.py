@@ -8,13 +8,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from optimizer.process import conversation
 from optimizer.space import Json, Point, Space, Value, digest
-from optimizer.targets.builds import file_hash, knob_words, moved, recorded
+from optimizer.targets.builds import file_hash, kept_or_made, knob_words
 from optimizer.targets.cuda.compile import Toolchain
 from optimizer.targets.cuda.facts import code_key, facts_of
 from optimizer.targets.cuda.host import HostCheck
@@ -82,14 +82,11 @@ class CudaTarget:
         operation, toolchain, arch = self.operation(point), self._toolchain(point), self._arch(point)
         words = self.words(point, operation)
         key = digest([self._hashes, toolchain.version, arch, list(words), self._launched(point)])
-        place = self.folder / key
-        if not fresh and (known := recorded(place / "artifact.json")) is not None:
-            return Artifact(**{**known, "arguments": self.arguments(point)})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix="building-") as scratch:
-            built = toolchain.compile(self.source, self.include, words, arch, Path(scratch), self.limits.timeout_s)
-            (Path(scratch) / CUBIN).write_bytes(built.cubin)
-            artifact = Artifact(
+
+        def made(scratch: Path, place: Path) -> Artifact:
+            built = toolchain.compile(self.source, self.include, words, arch, scratch, self.limits.timeout_s)
+            (scratch / CUBIN).write_bytes(built.cubin)
+            return Artifact(
                 key=key,
                 code_key=code_key(built.cubin),
                 path=str(place / CUBIN),
@@ -97,10 +94,8 @@ class CudaTarget:
                 log=built.log,
                 facts={**facts_of(built.cubin, built.log, operation.blocks, arch), **built.facts},
             )
-            text = json.dumps({**asdict(artifact), "arguments": []}, indent=1)
-            (Path(scratch) / "artifact.json").write_text(text, encoding="utf-8")
-            moved(Path(scratch), place)
-        return Artifact(**{**asdict(artifact), "arguments": self.arguments(point)})
+
+        return replace(kept_or_made(self.folder, key, made, fresh=fresh), arguments=self.arguments(point))
 
     def arguments(self, point: Point) -> tuple[str, ...]:
         """The runner's words, as far as they say what runs and how: options and what launch.py may read."""
@@ -141,12 +136,10 @@ class CudaTarget:
         ):
             yield NativeRunner(program, program.answer())
 
-    def checked_on_host(self, artifact: Artifact) -> Check:
+    def checked_on_host(self, artifact: Artifact, operation: Operation) -> Check:
         """What the small cases give when the processor executes the source with the artifact's macros."""
         if self.check is None:
             raise TrialError(Reason.REJECTED, "nothing here can execute the kernel: neither a GPU nor g++")
-        knobs = json.loads(artifact.arguments[0].partition("=")[2])
-        operation = self.operation(knobs)
         macros = [word for word in artifact.command if word.startswith("-D")]
         return self.check.verify(self.source, self.include, macros, operation)
 
@@ -185,11 +178,11 @@ class CompiledOnly:
 
     def __init__(self, target: CudaTarget, artifact: Artifact) -> None:
         self._target, self._artifact = target, artifact
-        knobs = json.loads(artifact.arguments[0].partition("=")[2])
-        self.facts: Mapping[str, float] = {"unverified": 1.0} if target.operation(knobs).tensor_cores else {}
+        self._operation = target.operation(json.loads(artifact.arguments[0].partition("=")[2]))
+        self.facts: Mapping[str, float] = {"unverified": 1.0} if self._operation.tensor_cores else {}
 
     def verify(self) -> Check:
-        return self._target.checked_on_host(self._artifact)
+        return self._target.checked_on_host(self._artifact, self._operation)
 
     def run(self, n: int) -> Samples:
         return {}

@@ -19,7 +19,7 @@ from typing import Any
 from optimizer.errors import ConfigError
 from optimizer.process import Conversation
 from optimizer.space import Json, Point, digest
-from optimizer.targets.builds import recorded
+from optimizer.targets.builds import RECORD, recorded
 from optimizer.targets.native import Limits, NativeRunner
 from optimizer.targets.torch.backends.options import environment
 from optimizer.targets.torch.parts import BACKEND
@@ -29,7 +29,7 @@ from optimizer.trial import Artifact, Reason, TrialError
 IMPORTED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", WORKER)
 """What every worker finds imported. None of it touches a tensor or starts a thread."""
 VERSIONED = ("torch", "torchao", "transformers", "onnxruntime", "openvino", "torch-pruning", "torch-tensorrt")
-RECORD, POINT = "artifact.json", "point.json"
+POINT = "point.json"
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TorchTarget:
         with self._lock(key):
             place = self.folder / key
             if (known := recorded(place / RECORD)) is not None and not fresh:
-                return Artifact(**{**known, "arguments": ()})
+                return Artifact(**known)
             if fresh:
                 place = self.folder / f"{key}-again"
             shutil.rmtree(place, ignore_errors=True)  # of a build that did not come to its end

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from optimizer.targets.cuda.gpu import GpuError, reason_of
-from optimizer.targets.cuda.plan import Array, Case, Launch, Work
-from optimizer.targets.cuda.runner import MAX_REPEATS, MIN_READING_S, combined, serve, settings_from
+from optimizer.targets.cuda.plan import Array, Case, Launch, Work, combined
+from optimizer.targets.cuda.runner import MAX_REPEATS, MIN_READING_S, serve, settings_from
 from optimizer.trial import Check, Reason
 
 AXPY = Path(__file__).with_name("axpy.py")

@@ -11,8 +11,8 @@ from torch._inductor import aoti_compile_and_package, aoti_load_package
 from optimizer.space import digest
 from optimizer.targets.native import code_key
 from optimizer.targets.torch.backends.inductor import compiler_missing
-from optimizer.targets.torch.backends.options import OPTIONS, in_effect, options_of
-from optimizer.targets.torch.parts import FP32_TOLERANCE, Built, Call, Calls, Job, Knobs
+from optimizer.targets.torch.backends.options import OPTIONS, in_effect, options_of, tolerance
+from optimizer.targets.torch.parts import Built, Call, Calls, Job, Knobs
 from optimizer.trial import Reason, TrialError
 
 
@@ -24,7 +24,7 @@ class Aoti:
         return frozenset()
 
     def tolerance(self, knobs: Knobs) -> float:
-        return 10 * FP32_TOLERANCE if knobs.get("fast_math") else FP32_TOLERANCE
+        return tolerance(knobs)
 
     def build(self, job: Job) -> Built:
         module = job.module()

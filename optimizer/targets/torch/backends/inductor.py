@@ -9,8 +9,8 @@ from torch._dynamo import config as dynamo
 from torch._dynamo.utils import counters
 
 from optimizer.space import Value
-from optimizer.targets.torch.backends.options import MODE, OPTIONS, code_of, generated, in_effect, options_of
-from optimizer.targets.torch.parts import FP32_TOLERANCE, Built, Calls, Job, Knobs
+from optimizer.targets.torch.backends.options import MODE, OPTIONS, code_of, generated, in_effect, options_of, tolerance
+from optimizer.targets.torch.parts import Built, Calls, Job, Knobs
 from optimizer.trial import Reason, TrialError
 
 DYNAMIC: Mapping[Value, bool | None] = {"false": False, "true": True, "auto": None}
@@ -29,7 +29,7 @@ class Compile:
         return frozenset()
 
     def tolerance(self, knobs: Knobs) -> float:
-        return 10 * FP32_TOLERANCE if knobs.get("fast_math") else FP32_TOLERANCE
+        return tolerance(knobs)
 
     def build(self, job: Job) -> Built:
         self.load(job)

@@ -16,7 +16,7 @@ from typing import Any
 
 from optimizer.space import Value, digest
 from optimizer.targets.native import code_key
-from optimizer.targets.torch.parts import Knobs
+from optimizer.targets.torch.parts import FP32_TOLERANCE, Knobs
 from optimizer.trial import Reason, TrialError
 
 OPTIONS: Mapping[str, str] = {
@@ -46,6 +46,11 @@ OPTIONS: Mapping[str, str] = {
 
 MODE = "compile_mode"
 CACHE, HEADERS = "inductor", "precompiled_headers"
+
+
+def tolerance(knobs: Knobs) -> float:
+    """Of what Inductor compiled: liberties with floating point cost some of the last places."""
+    return 10 * FP32_TOLERANCE if knobs.get("fast_math") else FP32_TOLERANCE
 
 
 def options_of(knobs: Knobs) -> dict[str, Any]:
