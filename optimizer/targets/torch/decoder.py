@@ -8,6 +8,7 @@ starts at position 0; a generated token (T = 1) stands anywhere. The layers are 
 them is written out, since its own one makes masks and caches that no compiler follows.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ class Decoder(nn.Module):
         self.model, self.lm_head = model.model, model.lm_head
         self.config: Any = model.config
         self.kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * len(self._layers))
+        takes = inspect.signature(self._layers[0].forward).parameters
+        self._cache_name = "cache" if "cache" in takes else "past_key_values"  # as transformers called it until 5.23
 
     @property
     def _layers(self) -> Any:
@@ -43,7 +46,8 @@ class Decoder(nn.Module):
         angles = {kind: self._angles(kind, hidden, positions) for kind in sorted(set(self.kinds))}
         kept = _Cache(cache, positions, places) if cache else None
         for layer, kind in zip(self._layers, self.kinds, strict=True):
-            hidden = layer(hidden, attention_mask=masks[kind], position_embeddings=angles[kind], past_key_values=kept)
+            looking = {"attention_mask": masks[kind], "position_embeddings": angles[kind], self._cache_name: kept}
+            hidden = layer(hidden, **looking)
         hidden = model.norm(hidden)
         if kept is None:
             all_of_them: Tensor = self.lm_head(hidden).float()  # type: ignore[operator]
