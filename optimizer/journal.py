@@ -37,6 +37,7 @@ class Settings:
     words: tuple[str, ...] = ()
     choices: Mapping[str, str] = field(default_factory=dict)  # group → file: {"target": "gemm_cpu", …}
     spaces: tuple[str, ...] = ()  # files of the space
+    target: Mapping[str, Json] = field(default_factory=dict)  # the target's node, composed; {} in older journals
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,9 @@ def _samples(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
 
 
 def _settings_from(document: Json) -> Settings:
-    return Settings(tuple(document["words"]), dict(document["choices"]), tuple(document["spaces"]))
+    return Settings(
+        tuple(document["words"]), dict(document["choices"]), tuple(document["spaces"]), document.get("target", {})
+    )
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, float]:

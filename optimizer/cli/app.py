@@ -164,17 +164,33 @@ def ingest(
 def export(
     study: StudyName,
     words: Places = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", help="A kind of file; may be repeated; unset: all that fit.", show_default=False),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="The folder to write; unset: exports/STUDY.", show_default=False)
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Export the best trial though it was not proved better.")
     ] = False,
+    tolerance_pct: Annotated[
+        float, typer.Option("--tolerance-pct", min=0, max=100, help="What `verify` lets the proved ratio lose.")
+    ] = 5.0,
 ) -> None:
-    """Write the winner as files to ship: flags, macros, a configuration, the program, its provenance."""
-    from optimizer.cli.studies import export_command
+    """Write the winner as files to ship, with a provenance.json that `verify` reads.
 
-    export_command(study, words or [], out, force=force)
+    \b
+    Kinds (--to):
+      flags         flags.rsp, for g++ @flags.rsp and nvcc --options-file
+      header        config.h: the kernel's macros
+      program       what was built
+      hydra         an experiment file of this program
+      json          all of it as one object
+    """
+    from optimizer.cli.export import command
+
+    command(study, words or [], to or [], out, force=force, tolerance_pct=tolerance_pct)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Commands on studies that exist: export, track, ui."""
+"""Commands on studies that exist: track, ui."""
 
 import contextlib
 import os
@@ -11,16 +11,11 @@ from pathlib import Path
 
 from optimizer.cli import FAILED
 from optimizer.cli.sources import journal_of
-from optimizer.config import nested
 from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
-from optimizer.export.files import rendered
-from optimizer.files import write_whole
 from optimizer.journal import read
 from optimizer.listeners.mlflow import StoreError, send, sqlite_path
 from optimizer.listeners.tracker import Status, write_status
-from optimizer.report.markdown import verdict_line
-from optimizer.trial import Trial
 
 PLACES = ("studies_dir", "tracking.uri", "tracking.experiment")
 
@@ -36,7 +31,7 @@ def settings_of(words: Sequence[str], known: Sequence[str] = PLACES) -> dict[str
     return found
 
 
-def _journal(name: str, settings: Mapping[str, str]) -> Path:
+def journal_named(name: str, settings: Mapping[str, str]) -> Path:
     """Raises ConfigError where there is no such study, with the nearest name."""
     path = Path(name) if Path(name).is_file() else journal_of(name, settings)
     if path is not None:
@@ -46,46 +41,9 @@ def _journal(name: str, settings: Mapping[str, str]) -> Path:
     raise ConfigError(f"There is no study {name} in {studies}.{nearest(name, known)}")
 
 
-def export_command(name: str, words: Sequence[str], out: Path | None, *, force: bool) -> None:
-    study = read(_journal(name, settings_of(words)))
-    winner = study.winner
-    if winner is None or winner.number == 0:
-        if not force:
-            raise ConfigError(
-                f"{study.name} has no winner that was proved better. {verdict_line(study).replace('**', '')} "
-                "Search longer (search study=NAME --resume budget.trials=…), or export the best as measured: --force."
-            )
-        winner = study.best
-        if winner is None:
-            raise ConfigError(f"{study.name} has no trial that works and keeps the limits: there is nothing to export.")
-    folder = out or Path("exports") / study.name
-    program = _program(winner)
-    files = rendered(study, winner, program, nested(study.settings.words))
-    for path, content in files.items():
-        write_whole(folder / path, content)
-        if path == "program":
-            (folder / path).chmod(0o755)
-    print(f"Trial {winner.number} of {study.name} is in {folder}:")
-    for path in sorted(files):
-        print(f"  {path}")
-
-
-def _program(trial: Trial) -> bytes | None:
-    """The built program of a trial; None where its target builds none."""
-    if trial.artifact is None or not trial.artifact.path:
-        return None
-    try:
-        return Path(trial.artifact.path).read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"The winner's program {trial.artifact.path} can't be read ({error.strerror}); "
-            "search study=NAME --resume builds it again."
-        ) from None
-
-
 def track_command(name: str, words: Sequence[str]) -> None:
     settings = settings_of(words)
-    path = _journal(name, settings)
+    path = journal_named(name, settings)
     study = read(path)
     uri = settings.get("tracking.uri") or default_uri(path.resolve().parent.parent)
     experiment = settings.get("tracking.experiment") or study.recipe.target.name

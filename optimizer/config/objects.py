@@ -108,7 +108,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
         studies_dir=studies_dir,
         study=study,
         workers=_workers(tree["executor"]),
-        settings=Settings(composed.words, composed.choices, composed.spaces),
+        settings=Settings(composed.words, composed.choices, composed.spaces, tree["target"]),
         prior=prior,
     )
 

@@ -9,7 +9,8 @@ import pytest
 from simple import MIXED, measured, recipe_of
 
 from optimizer.errors import ConfigError
-from optimizer.export.files import provenance
+from optimizer.export.provenance import provenance
+from optimizer.export.shipment import Shipment
 from optimizer.journal import Study
 from optimizer.readers.ingest import taken
 from optimizer.recipe import Environment, Part
@@ -83,7 +84,7 @@ def test_searches_are_compared_by_what_they_end_with() -> None:
 
 def test_an_export_is_compared_with_a_study() -> None:
     study = searched("a", 2.0, 1.0)
-    told = json.loads(provenance(study, study.trials[1], None))
+    told = json.loads(provenance(Shipment(study, study.trials[1]), {}, (), "point"))
     found = compare(side_of_export("shipped", told), side_of("b", [searched("b", 2.0, 0.5)]))
     assert found.pairs[-1].ratio.value == pytest.approx(metrics_of(study.trials[1])["latency_s"] / (0.5 * 1.0045))
     assert not found.pairs[-1].interval

@@ -1,0 +1,26 @@
+"""flags.rsp: how does a compiler read the winner's flags? `g++ @flags.rsp`, `nvcc --options-file flags.rsp`."""
+
+from collections.abc import Mapping
+from typing import final
+
+from optimizer.export.shipment import Shipment
+from optimizer.export.words import compiles, flags_of
+
+FLAGS = "flags.rsp"
+
+
+@final
+class Flags:
+    text = f"{FLAGS}: the compiler's words, for g++ @{FLAGS} and nvcc --options-file {FLAGS}"
+    reopens = "built"
+
+    def unfit(self, shipment: Shipment) -> str:
+        return "" if compiles(shipment) else "nothing of this study is compiled with flags"
+
+    def render(self, shipment: Shipment) -> Mapping[str, bytes]:
+        return {FLAGS: "".join(f"{_word(w)}\n" for w in flags_of(shipment)).encode()}
+
+
+def _word(word: str) -> str:
+    """Compilers read a response file as a shell would: white space splits, quotes join, a backslash quotes."""
+    return "".join(f"\\{c}" if c.isspace() or c in "\"'\\" else c for c in word)
