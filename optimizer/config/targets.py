@@ -10,7 +10,7 @@ from optimizer.device import Host
 from optimizer.errors import ConfigError, nearest
 from optimizer.readers.recording import recording
 from optimizer.recipe import Plan
-from optimizer.space import Space
+from optimizer.space import Json, Space
 from optimizer.targets.replay import Replay, SimulatedClock
 from optimizer.targets.synthetic import SyntheticTarget
 
@@ -18,11 +18,16 @@ from optimizer.targets.synthetic import SyntheticTarget
 def made_target(composed: Composed, space: Space | None, plan: Plan, artifacts: Path) -> Made:
     """Raises ConfigError where the target can't work here."""
     node: Tree = composed.tree["target"]
+    return made_of(node, space, plan, artifacts, str(composed.tree["device"]))
+
+
+def made_of(node: Mapping[str, Json], space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+    """The same of the target's node alone. Raises ConfigError where it can't work here."""
     kind = str(node.get("kind"))
     if kind not in KINDS:
         raise ConfigError(f"target.kind={kind} is not known.{nearest(kind, KINDS)}")
-    device = _device_name(str(composed.tree["device"]), node)
-    return KINDS[kind](node, space, plan, artifacts, device)
+    tree = dict(node)
+    return KINDS[kind](tree, space, plan, artifacts, _device_name(device, tree))
 
 
 def _device_name(wanted: str, node: Tree) -> str:

@@ -12,7 +12,7 @@ FLAGS = "flags.rsp"
 @final
 class Flags:
     text = f"{FLAGS}: the compiler's words, for g++ @{FLAGS} and nvcc --options-file {FLAGS}"
-    reopens = "built"
+    reopens = ""
 
     def unfit(self, shipment: Shipment) -> str:
         return "" if compiles(shipment) else "nothing of this study is compiled with flags"

@@ -12,7 +12,7 @@ HEADER = "config.h"
 @final
 class Header:
     text = f"{HEADER}: the kernel's macros, for g++ -include {HEADER}"
-    reopens = "built"
+    reopens = ""
 
     def unfit(self, shipment: Shipment) -> str:
         return "" if "macro" in kinds(shipment) else "no knob of this study is a macro of a source"

@@ -1,0 +1,76 @@
+"""How do the baseline and the winner of an export become a target again, without the study's journal?
+
+The target is made of its node of the configuration, which stands in provenance.json, for what this machine has. The
+baseline is built from its point. The winner is made of the exported files themselves, in the way that the export names.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from optimizer.config.made import Made
+from optimizer.config.targets import made_of
+from optimizer.errors import ConfigError
+from optimizer.export.exported import Exported
+from optimizer.export.provenance import FROM_POINT
+from optimizer.protocols import Target
+from optimizer.recipe import Recipe
+from optimizer.space import Choice, Knob, Point, Space
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """Both sides of the promise on this machine: `made.target` builds and opens them, each by its point."""
+
+    recipe: Recipe
+    made: Made
+    point: Point
+    baseline: Point
+
+
+Reopen = Callable[[Exported, Made], Target]
+"""Gives a target like made.target whose build(winner's point) is made of the exported files, and which opens both."""
+
+
+def reopened(exported: Exported, folder: Path) -> Reopened:
+    """`folder`: for builds. Raises ConfigError where this machine or this version can't: no compiler, no device, a
+    target that is gone."""
+    if exported.reopens not in REOPENS:
+        raise ConfigError(
+            f"{exported.folder} opens its winner by '{exported.reopens}', which this version can't; it can "
+            f"{', '.join(REOPENS)}."
+        )
+    recipe = exported.recipe
+    space = _space_of(recipe.space, exported.baseline, exported.point)
+    made = made_of(exported.target, space, recipe.plan, folder, recipe.device)
+    made = replace(made, target=REOPENS[exported.reopens](exported, made))
+    point, baseline = (_here(p, made.space) for p in (exported.point, exported.baseline))
+    return Reopened(replace(recipe, space=made.space), made, point, baseline)
+
+
+def _space_of(space: Space, *points: Point) -> Space:
+    """The space with the values of these points alone: nothing else must be there, or be tried, on this machine."""
+    kept = {}
+    for knob in space.knobs:
+        values = list(dict.fromkeys(p[knob.name] for p in points if knob.name in p))
+        if values and isinstance(knob.domain, Choice):
+            kept[knob.name] = values
+    return space.narrowed(kept)
+
+
+def _here(point: Point, space: Space) -> Point:
+    """The same point on another GPU is built for that GPU."""
+    knob: Knob | None = space.by_name.get("arch")
+    if knob is None or "arch" not in point or not isinstance(knob.domain, Choice):
+        return point
+    return point if point["arch"] in knob.domain.values else Point({**point, "arch": knob.domain.at(0)})
+
+
+def _from_point(exported: Exported, made: Made) -> Target:
+    return made.target
+
+
+REOPENS: Mapping[str, Reopen] = {
+    FROM_POINT: _from_point,
+}
+"""A new way is a line here; an exporter's `reopens` names it."""
