@@ -22,6 +22,8 @@ _METRICS = (
     Metric("compile_warm_s", "s", "lower", "time to build with a warm cache"),
     Metric("compile_frontend_s", "s", "lower", "time spent in the compiler's front end"),
     Metric("compile_ptxas_s", "s", "lower", "time spent in ptxas"),
+    Metric("build_cached", "1", None, "1: not built for this trial; its compile times are those of the first build"),
+    Metric("units_cached", "1", None, "translation units that were not compiled for this trial"),
     Metric("load_s", "s", "lower", "time from start to ready: weights, inputs"),
     Metric("latency_s", "s", "lower", "time of one inference (one batch)"),
     Metric("throughput_ips", "1/s", "higher", "inferences per second"),

@@ -61,7 +61,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
         tracker = _tracker(setup, screen)
         try:
             screen.on_start(setup.recipe, environment)
-            for text in setup.made.warnings:
+            for text in (*setup.warnings, *setup.made.warnings):
                 screen.warn(text)
             for trial in journal.recorded:
                 screen.recall(trial)
@@ -77,7 +77,9 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
                     for trial in search(
                         setup.recipe, strategy, bench, setup.budget, journal.recorded, (journal, screen)
                     ):
-                        trials.append(trial)  # noqa: PERF402 - what came before an interrupt must stay
+                        trials.append(trial)  # what came before an interrupt must stay
+                        for text in setup.builds.news():
+                            screen.warn(text)
                 except KeyboardInterrupt:
                     interrupted = True
                     kill_all()

@@ -1,5 +1,6 @@
 """YAML and command-line words in, the objects of a search out: the only room that knows Hydra and OmegaConf."""
 
+import os
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -20,11 +21,13 @@ RESOLVERS = {
     "physical_cores": physical_cores,
     "thread_counts": lambda: _thread_counts(physical_cores()),
     "torch_threads": lambda: _thread_counts(physical_cores()).replace("(", "(0, "),
+    "user_cache": lambda: os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
     "cuda_arch": lambda: architecture() or DEFAULT_ARCH,
     "cuda_archs": lambda: f"choice({architecture() or DEFAULT_ARCH})",
 }
 """What a configuration file may ask of the machine: ${physical_cores:}, ${thread_counts:}, the same with 0 for torch's
-own choice, ${torch_threads:}, ${cuda_arch:} and the domain of what is built for, ${cuda_archs:}."""
+own choice, ${torch_threads:}, the folder for the user's caches, ${user_cache:}, ${cuda_arch:} and the domain of what is
+built for, ${cuda_archs:}."""
 
 
 def files(folders: Sequence[Path] = ()) -> Files:

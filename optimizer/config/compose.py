@@ -30,6 +30,7 @@ Tree = dict[str, Any]
 ROOT = "config"
 SCALARS = ("seed", "device", "ahead")
 WHOLE = ("objective.metrics", "objective.limits")  # given as a mapping, they replace the file's
+NOT_SHIPPED = ("study", "studies_dir", "budget", "tracking", "executor", "experiment", "build_cache")
 OPEN = ("objective.metrics.", "objective.limits.", "target.options.")  # mappings to which anybody may add
 
 
@@ -90,13 +91,13 @@ def sorted_words(words: Sequence[str]) -> Words:
 def nested(words: Sequence[str]) -> Tree:
     """What the words say besides naming files, as a tree for a configuration file: {"target": {"options": …}, …}.
 
-    Words that name a group's file, the study, its budget, its tracking or its folder are left out.
+    Words that name a group's file, the study, its budget, its tracking or its folders are left out.
     """
     tree: Tree = {}
     for word in words:
         key, _, value = word.partition("=")
         path = key.lstrip("+").split(".")
-        if path[0] in ("study", "studies_dir", "budget", "tracking", "executor", "experiment") or key.startswith("~"):
+        if path[0] in NOT_SHIPPED or key.startswith("~"):
             continue
         if path[0] == "space" and len(path) == 2 and not key.startswith("+"):
             tree.setdefault("domains", {})[path[1]] = value

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Compilers, Made, data_files, needed, with_compilers, words_of
+from optimizer.config.made import Builds, Compilers, Made, data_files, needed, with_compilers, words_of
 from optimizer.device import NoDevice, chosen_gpus
 from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
@@ -17,7 +16,7 @@ from optimizer.targets.cuda.target import CudaTarget, Scenario
 from optimizer.targets.native import Limits
 
 
-def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def cuda(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     compilers = with_compilers(needed(space, node), found_toolchains(), ADVICE)
     versions = {t.name: t.version for t in compilers.used.values()}
     gpus = () if device == "none" else chosen_gpus(device, versions)
@@ -37,10 +36,11 @@ def cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: s
         toolchains=compilers.used,
         arch=arch,
         gpu=gpu.uuid if gpu else None,
-        folder=artifacts,
+        folder=builds.folder,
         limits=Limits(plan.timeout_s, plan.memory_bytes),
-        check=None if gpu else HostCheck.found(artifacts, plan.timeout_s),
+        check=None if gpu else HostCheck.found(builds.folder, plan.timeout_s),
         flags=tuple(node.get("flags") or ()),
+        cache=builds.cache,
     )
     watched = gpu or NoDevice(", ".join(archs), versions)
     return Made(

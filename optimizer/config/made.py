@@ -10,7 +10,9 @@ from optimizer.errors import ConfigError
 from optimizer.protocols import Device, Target
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Point, Space, Value
+from optimizer.targets.cache import BuildCache
 from optimizer.targets.replay import SimulatedClock
+from optimizer.targets.units import Launcher
 
 
 def _nothing() -> None: ...
@@ -36,6 +38,21 @@ class Made:
     runs: bool = True  # False: it is only built, so what builds tell is all there is
     more: tuple[tuple[Target, Device], ...] = ()  # further devices like the first, with the target as it runs there
     warnings: tuple[str, ...] = ()  # what disturbs measurements here
+
+
+@dataclass(frozen=True)
+class Builds:
+    """Where a search builds, and what spares it a build. folder: of the study; cache: what other searches have built;
+    launcher: ccache or sccache, for object files; times_count: the goal is about compile times."""
+
+    folder: Path
+    cache: BuildCache | None = None
+    launcher: Launcher | None = None
+    times_count: bool = False
+
+    def news(self) -> Sequence[str]:
+        """What went wrong with the cache since it was last asked for."""
+        return self.cache.news() if self.cache is not None else ()
 
 
 def needed(space: Space | None, node: Tree) -> Space:

@@ -3,33 +3,38 @@
 import shutil
 import subprocess
 from collections.abc import Mapping
-from pathlib import Path
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Made, data_files, needed, with_compilers, words_of
+from optimizer.config.made import Builds, Made, data_files, needed, with_compilers, words_of
 from optimizer.device import Host
 from optimizer.recipe import Plan
 from optimizer.resources import kernels_dir
 from optimizer.space import Space
-from optimizer.targets.native import BASE_FLAGS, Compiler, Limits, NativeTarget
+from optimizer.targets.native import BASE_FLAGS, Limits, NativeTarget
+from optimizer.targets.units import Compiler
 
 COMPILERS = {"g++": "gcc (Debian: apt install g++)", "clang++": "clang (Debian: apt install clang libomp-dev)"}
 
 
-def native(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     compilers, kernels = with_compilers(needed(space, node), found_compilers(), COMPILERS), kernels_dir()
     space, used = compilers.space, compilers.used
+    sources = [str(s) for s in node.get("sources") or [node["source"]]]
     target = NativeTarget(
-        source=kernels / node["source"],
+        source=kernels / sources[0],
         support=tuple(kernels / s for s in node["support"]),
         include=kernels,
         options=words_of(node, "options"),
         space=space,
         compilers=used,
-        folder=artifacts,
+        folder=builds.folder,
         limits=Limits(plan.timeout_s, plan.memory_bytes),
         flags=tuple(node.get("flags") or BASE_FLAGS),
         files=data_files(node),
+        more=tuple(kernels / s for s in sources[1:]),
+        cache=builds.cache,
+        launcher=builds.launcher,
+        times_count=builds.times_count,
     )
     host = Host({c.name: c.version for c in used.values()})
     return Made(target, space, host, device, {}, compilers.missing, prepare=target.prepare, preview=target.preview)

@@ -11,8 +11,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from optimizer.config.builds import builds_of
 from optimizer.config.compose import Composed, Tree
-from optimizer.config.made import Made
+from optimizer.config.made import Builds, Made
 from optimizer.config.prior import known_of
 from optimizer.config.spaces import space_of
 from optimizer.config.targets import made_target
@@ -52,7 +53,9 @@ class Setup:
     study: str
     workers: int
     settings: Settings
+    builds: Builds
     prior: tuple[Known, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -73,11 +76,12 @@ def setup_of(composed: Composed, today: date) -> Setup:
     study = _study_name(tree["study"]) or new_study_name(studies_dir, tree["target"]["name"], today)
     plan, confirm = _measuring(tree["measure"])
     goal = goal_of(tree["objective"])
+    builds, told = builds_of(tree["build_cache"], (studies_dir / study / "build").resolve(), goal)
     made = made_target(
         composed,
         space_of(tree["space"], composed.domains) if _has_knobs(tree["space"]) else None,
         plan,
-        (studies_dir / study / "build").resolve(),
+        builds,
     )
     feasible = Feasible(made.space)
     budget = _filled(Budget, tree["budget"], "budget")
@@ -110,6 +114,8 @@ def setup_of(composed: Composed, today: date) -> Setup:
         workers=_workers(tree["executor"]),
         settings=Settings(composed.words, composed.choices, composed.spaces, tree["target"]),
         prior=prior,
+        builds=builds,
+        warnings=tuple(told),
     )
 
 

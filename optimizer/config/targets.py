@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from optimizer.config.compose import Composed, Tree
-from optimizer.config.made import Made, needed
+from optimizer.config.made import Builds, Made, needed
 from optimizer.config.native import native
 from optimizer.device import Host
 from optimizer.errors import ConfigError, nearest
@@ -15,19 +15,19 @@ from optimizer.targets.replay import Replay, SimulatedClock
 from optimizer.targets.synthetic import SyntheticTarget
 
 
-def made_target(composed: Composed, space: Space | None, plan: Plan, artifacts: Path) -> Made:
+def made_target(composed: Composed, space: Space | None, plan: Plan, builds: Builds) -> Made:
     """Raises ConfigError where the target can't work here."""
     node: Tree = composed.tree["target"]
-    return made_of(node, space, plan, artifacts, str(composed.tree["device"]))
+    return made_of(node, space, plan, builds, str(composed.tree["device"]))
 
 
-def made_of(node: Mapping[str, Json], space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def made_of(node: Mapping[str, Json], space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     """The same of the target's node alone. Raises ConfigError where it can't work here."""
     kind = str(node.get("kind"))
     if kind not in KINDS:
         raise ConfigError(f"target.kind={kind} is not known.{nearest(kind, KINDS)}")
     tree = dict(node)
-    return KINDS[kind](tree, space, plan, artifacts, _device_name(device, tree))
+    return KINDS[kind](tree, space, plan, builds, _device_name(device, tree))
 
 
 def _device_name(wanted: str, node: Tree) -> str:
@@ -44,19 +44,19 @@ def _device_name(wanted: str, node: Tree) -> str:
     return wanted
 
 
-def _cuda(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def _cuda(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     from optimizer.config.cuda import cuda  # only a search of a CUDA target asks for its compilers
 
-    return cuda(node, space, plan, artifacts, device)
+    return cuda(node, space, plan, builds, device)
 
 
-def _torch(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def _torch(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     from optimizer.config.torch import torch  # only a search of a torch model starts what imports torch
 
-    return torch(node, space, plan, artifacts, device)
+    return torch(node, space, plan, builds, device)
 
 
-def _synthetic(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def _synthetic(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     space = needed(space, node)
     target = SyntheticTarget(
         space,
@@ -71,7 +71,7 @@ def _synthetic(node: Tree, space: Space | None, plan: Plan, artifacts: Path, dev
     return Made(target, space, Host(), device, {}, {})
 
 
-def _replay(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def _replay(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     if not node["file"]:
         raise ConfigError(
             "target=replay needs a record: target.file=STUDIES_DIR/NAME/journal.jsonl, a cache file of Kernel Tuner, "
@@ -84,7 +84,7 @@ def _replay(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device
     return Made(target, record.space, Host(), device, record.baseline, {}, clock=clock)
 
 
-KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Path, str], Made]] = {
+KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Builds, str], Made]] = {
     "native": native,
     "cuda": _cuda,
     "torch": _torch,

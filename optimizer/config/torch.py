@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Made, needed
+from optimizer.config.made import Builds, Made, needed
 from optimizer.config.native import found_compilers
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
@@ -21,7 +21,7 @@ from optimizer.targets.torch.workers import Zygote
 from optimizer.targets.torch.working import working
 
 
-def torch(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: str) -> Made:
+def torch(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     """Raises ConfigError where the model can't be made, or no backend works here."""
     space = needed(space, node)
     task = str(node["task"])
@@ -36,7 +36,7 @@ def torch(node: Tree, space: Space | None, plan: Plan, artifacts: Path, device: 
         options=_options(node),
         baseline=space.baseline(),
         device=kind,
-        folder=artifacts,
+        folder=builds.folder,
         cache=_cache(node),
         limits=Limits(plan.timeout_s, plan.memory_bytes),
         gpu=gpus[0].uuid if gpus else None,

@@ -4,16 +4,25 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
+from weakref import WeakValueDictionary
 
 from optimizer.errors import ConfigError
 from optimizer.space import Point, Space
+from optimizer.targets.cache import BuildCache
 from optimizer.trial import Artifact
 
 RECORD = "artifact.json"
+CACHED = "build_cached"
+"""The fact of an artifact that was not built for this trial."""
+
+_GUARD = Lock()
+_MAKING: "WeakValueDictionary[Path, Lock]" = WeakValueDictionary()  # a lock for each build that is wanted now
 
 
 def knob_words(space: Space, point: Point) -> tuple[str, ...]:
@@ -37,18 +46,69 @@ def file_hash(path: Path) -> str:
         raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
 
 
-def kept_or_made(folder: Path, key: str, make: Callable[[Path, Path], Artifact], *, fresh: bool) -> Artifact:
-    """The artifact of this key in `folder`: an earlier build's own record, else (or where it is to be `fresh`) what
-    `make` builds in the first folder that it is given, of an artifact that names the second, where it then lies."""
+def kept_or_made(
+    folder: Path,
+    key: str,
+    make: Callable[[Path, Path], Artifact],
+    *,
+    fresh: bool,
+    cache: BuildCache | None = None,
+) -> Artifact:
+    """The artifact of this key in `folder`: an earlier build's own record, of this search or of another one by way of
+    the cache, else (or where it is to be `fresh`) what `make` builds in the first folder that it is given, of an
+    artifact that names the second, where it then lies.
+
+    What was not built for this call has the fact build_cached, and the compile times of the build that it is.
+    """
     place = folder / key
-    if not fresh and (known := recorded(place / RECORD)) is not None:
-        return Artifact(**known)
+    if fresh:
+        return _made(folder, place, make)
+    with _one_at_a_time(place):
+        if (known := recorded(place / RECORD)) is not None:
+            return _from_record(known)
+        shutil.rmtree(place, ignore_errors=True)  # what is not whole would stay
+        if cache is not None and (known := _fetched(folder, place, cache)) is not None:
+            return _from_record(known)
+        artifact = _made(folder, place, make)
+        if cache is not None:
+            cache.put(key, asdict(artifact), [Path(artifact.path)])
+        return artifact
+
+
+def _made(folder: Path, place: Path, make: Callable[[Path, Path], Artifact]) -> Artifact:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
         artifact = make(Path(scratch), place)
         (Path(scratch) / RECORD).write_text(json.dumps(asdict(artifact), indent=1), encoding="utf-8")
         moved(Path(scratch), place)
     return artifact
+
+
+def _fetched(folder: Path, place: Path, cache: BuildCache) -> dict[str, Any] | None:
+    """The record of the cache's entry, which then lies in its place."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
+        record = cache.fetch(place.name, Path(scratch))
+        if record is None:
+            return None
+        record["path"] = str(place / Path(str(record["path"])).name)
+        (Path(scratch) / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        moved(Path(scratch), place)
+    return recorded(place / RECORD)
+
+
+def _from_record(record: Mapping[str, Any]) -> Artifact:
+    artifact = Artifact(**record)
+    return replace(artifact, facts={**artifact.facts, CACHED: 1.0})
+
+
+@contextmanager
+def _one_at_a_time(place: Path) -> Iterator[None]:
+    """Threads of the pool that want the same build: the second takes what the first has made."""
+    with _GUARD:
+        lock = _MAKING.setdefault(place, Lock())
+    with lock:
+        yield
 
 
 def recorded(path: Path) -> dict[str, Any] | None:

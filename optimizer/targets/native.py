@@ -1,7 +1,8 @@
 """A C++ program as a target: built by a compiler with the point's flags and macros, run through the harness protocol.
 
-Only the kernel's own translation unit is compiled with the point's flags. What no knob may touch (the harness, the
-reference) is compiled once, with fixed flags, before the first trial.
+Only the kernel's own translation units are compiled with the point's flags: one with the link in one command, several
+beside each other, each kept by its content, then linked. What no knob may touch (the harness, the reference) is
+compiled once, with fixed flags, before the first trial.
 """
 
 import hashlib
@@ -9,8 +10,8 @@ import json
 import math
 import os
 import tempfile
-import threading
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -21,22 +22,16 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from optimizer.errors import ConfigError
-from optimizer.process import Conversation, Done, conversation, run_tool
+from optimizer.process import Conversation, conversation
 from optimizer.space import Json, Point, Space, digest
-from optimizer.targets.builds import file_hash, kept_or_made, knob_words
+from optimizer.targets.builds import CACHED, file_hash, kept_or_made, knob_words
+from optimizer.targets.cache import BuildCache
+from optimizer.targets.sources import Closure, canonical, closure, include_folders
+from optimizer.targets.units import TIMES, Compiler, Launcher, Units, compiled
 from optimizer.trial import Artifact, Check, Reason, Samples, TrialError
 
 SUPPORT_FLAGS = ("-O2", "-std=c++17", "-fopenmp")
 BASE_FLAGS = ("-std=c++17", "-fopenmp", "-O3")  # -O3 is what people use; a knob's -O comes later and wins
-
-
-@dataclass(frozen=True, slots=True)
-class Compiler:
-    """A C++ compiler of this machine."""
-
-    name: str  # as a knob's value names it: g++, clang++
-    path: str
-    version: str
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,9 @@ class Limits:
 class NativeTarget:
     """One kernel of kernels/, or any program that speaks the protocol of kernels/harness.h.
 
-    source: the translation unit that the knobs act on; support: those that they do not; options: the scenario, as
-    run-time options; include: where headers lie; folder: where artifacts go, one subfolder a build.
+    source: the translation unit that the knobs act on, and more, where it has several; support: those that they do
+    not; options: the scenario, as run-time options; include: where headers lie; folder: where artifacts go, one
+    subfolder a build; cache: what other searches have built; launcher: before the compiler, for object files.
     """
 
     source: Path
@@ -63,8 +59,11 @@ class NativeTarget:
     limits: Limits
     flags: tuple[str, ...] = BASE_FLAGS
     files: Mapping[str, Path] = field(default_factory=dict)  # options that name data: their content is in the recipe
+    more: tuple[Path, ...] = ()
+    cache: BuildCache | None = None
+    launcher: Launcher | None = None
+    times_count: bool = False  # the goal is about compile times: no launcher may answer for the knobs' units
     shares_cpu: bool = True
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def fingerprint(self) -> Mapping[str, Json]:
         return {
@@ -76,16 +75,23 @@ class NativeTarget:
 
     def prepare(self) -> None:
         """Compiles what no knob touches. Raises ConfigError where the compiler can't: nothing would work then."""
-        for compiler in self.compilers.values():
-            for source in self.support:
-                self._support_object(compiler, source)
+        todo = [(compiler, source) for compiler in self.compilers.values() for source in self.support]
+        with ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="support") as pool:
+            for _ in pool.map(lambda one: self._support_object(*one), todo):
+                pass
 
     def command(self, point: Point) -> tuple[str, ...]:
         """The command that builds a point, sources and output named as they lie here."""
+        sources = (str(s) for s in (self.source, *self.more))
+        return self._linking(point, [*self._words(point), f"-I{self.include}", *sources])
+
+    def _linking(self, point: Point, words: Sequence[str]) -> tuple[str, ...]:
         compiler = self._compiler(point)
-        objects = [str(self._support_path(compiler, s)) for s in self.support]
-        words = (*self.flags, *knob_words(self.space, point), f"-I{self.include}", str(self.source))
-        return (compiler.path, *words, *objects, "-o", "program")
+        support = [str(self._support_path(compiler, s)) for s in self.support]
+        return (compiler.path, *words, *support, "-o", "program")
+
+    def _words(self, point: Point) -> tuple[str, ...]:
+        return (*self.flags, *knob_words(self.space, point))
 
     def preview(self, point: Point) -> tuple[str, ...]:
         """The commands that build and run a point, for people."""
@@ -110,27 +116,45 @@ class NativeTarget:
         return found
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
-        words = (*self.flags, *knob_words(self.space, point))
-        key = digest([self._hashes, self._compiler(point).version, list(words)])
-        artifact = kept_or_made(self.folder, key, lambda scratch, place: self._made(point, scratch, place), fresh=fresh)
-        return replace(artifact, arguments=self.arguments(point), environment=self.environment(point))
+        key = digest([self._hashes, self._compiler(point).version, list(canonical(self._words(point)))])
 
-    def _made(self, point: Point, scratch: Path, place: Path) -> Artifact:
-        command = self.command(point)
-        done = self._compiled(command, scratch)
-        program = scratch / "program"
-        return Artifact(
-            key=place.name,
-            code_key=code_key(program),
-            path=str(place / "program"),
-            command=command,
-            log=done.output,
-            facts={
-                "compile_time_s": done.wall_s,
-                "compile_cpu_time_s": done.cpu_s,
-                "binary_bytes": float(program.stat().st_size),
-            },
+        def made(scratch: Path, place: Path) -> Artifact:
+            log, times = self._built(point, scratch, fresh=fresh)
+            program = scratch / "program"
+            return Artifact(
+                key=place.name,
+                code_key=code_key(program),
+                path=str(place / "program"),
+                log=log,
+                facts={**times, "binary_bytes": float(program.stat().st_size)},
+            )
+
+        artifact = kept_or_made(self.folder, key, made, fresh=fresh, cache=self._sure_cache)
+        return replace(
+            artifact,
+            command=self.command(point),
+            arguments=self.arguments(point),
+            environment=self.environment(point),
         )
+
+    def _built(self, point: Point, scratch: Path, *, fresh: bool) -> tuple[str, dict[str, float]]:
+        """What the compiler said and how long it took; the program lies in `scratch`. Of several units the time is
+        that of one after the other and the link, whenever and beside whatever each was compiled."""
+        if not self.more:
+            done = compiled(self.command(point), self.limits.timeout_s, scratch)
+            return done.output, dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
+        compiler, words = self._compiler(point), self._words(point)
+        units = self._units(None if self.times_count else self.launcher)
+        objects = list(
+            self._pool.map(
+                lambda s: units.object(compiler, s, self._read_by(s), words, fresh=fresh), (self.source, *self.more)
+            )
+        )
+        done = compiled(self._linking(point, [*words, *(o.path for o in objects)]), self.limits.timeout_s, scratch)
+        link = dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
+        told = {t: link[t] + sum(o.facts[t] for o in objects) for t in TIMES if all(t in o.facts for o in objects)}
+        kept = sum(CACHED in o.facts for o in objects)
+        return "".join([*(o.log for o in objects), done.output]), {**told, **({"units_cached": kept} if kept else {})}
 
     @contextmanager
     def open(self, artifact: Artifact) -> Iterator["NativeRunner"]:
@@ -143,15 +167,6 @@ class NativeTarget:
         ):
             yield NativeRunner(program, program.answer())
 
-    def _compiled(self, command: Sequence[str], folder: Path) -> Done:
-        done = run_tool(command, self.limits.timeout_s, folder)
-        log = f"$ {' '.join(command)}\n{done.output}"
-        if done.status is None:
-            raise TrialError(Reason.TIMEOUT, f"the compiler took more than {self.limits.timeout_s:g} s\n{log}")
-        if done.status != 0:
-            raise TrialError(Reason.COMPILE, log)
-        return done
-
     def _compiler(self, point: Point) -> Compiler:
         if (name := point.get("compiler")) is None:
             return next(iter(self.compilers.values()))
@@ -161,31 +176,48 @@ class NativeTarget:
 
     @cached_property
     def _hashes(self) -> Mapping[str, str]:
-        """Everything that the build may read: the sources, and all headers beside them and above. Read once, so that
-        one search never mixes two versions."""
+        """Everything that the build may read: the sources, what they include, all headers beside them and above, and
+        files that the flags name. Read once, so that one search never mixes two versions."""
         headers = [*self.source.parent.glob("*.h"), *self.include.glob("*.h")]
-        return {os.path.relpath(p, self.include): file_hash(p) for p in {self.source, *self.support, *headers}}
+        named = [path for path in map(Path, self.flags) if path.is_absolute() and path.is_file()]
+        read = {*headers, *named, *(p for reads in self._reads.values() for p in reads.files)}
+        return {self._name(p): file_hash(p) for p in read}
+
+    @cached_property
+    def _reads(self) -> Mapping[Path, Closure]:
+        folders = [self.include, *include_folders(self.flags)]
+        return {source: closure([source], folders) for source in (self.source, *self.more, *self.support)}
+
+    def _name(self, path: Path) -> str:
+        return os.path.relpath(path, self.include)
+
+    def _read_by(self, source: Path) -> Mapping[str, str]:
+        return {name: self._hashes[name] for name in map(self._name, self._reads[source].files)}
+
+    @property
+    def _sure_cache(self) -> BuildCache | None:
+        """The cache, where the sources' text says all that they read."""
+        return None if any(reads.computed for reads in self._reads.values()) else self.cache
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        """For the units of all builds that are going on: together no more than there are processors."""
+        return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="unit")
+
+    def _units(self, launcher: Launcher | None) -> Units:
+        return Units(self.folder / "objects", self.include, self.limits.timeout_s, self._sure_cache, launcher)
 
     def _support_path(self, compiler: Compiler, source: Path) -> Path:
-        headers = {name: hashed for name, hashed in self._hashes.items() if name.endswith(".h")}
-        key = digest([file_hash(source), headers, compiler.version, list(SUPPORT_FLAGS)])
-        return self.folder / "support" / f"{source.stem}-{key}.o"
+        return self._units(None).place(compiler, source, self._read_by(source), SUPPORT_FLAGS)
 
     def _support_object(self, compiler: Compiler, source: Path) -> None:
-        with self._lock:
-            made = self._support_path(compiler, source)
-            if made.exists():
-                return
-            made.parent.mkdir(parents=True, exist_ok=True)
-            aside = made.with_suffix(f".{os.getpid()}")
-            command = (compiler.path, *SUPPORT_FLAGS, f"-I{self.include}", "-c", str(source), "-o", str(aside))
-            done = run_tool(command, self.limits.timeout_s, self.folder)
-            if done.status != 0:
-                raise ConfigError(
-                    f"{compiler.name} can't compile {source.name}, which every trial needs; `optimizer doctor` shows "
-                    f"the compilers of this machine.\n$ {' '.join(command)}\n{done.output}"
-                )
-            aside.replace(made)
+        try:
+            self._units(self.launcher).object(compiler, source, self._read_by(source), SUPPORT_FLAGS)
+        except TrialError as error:
+            raise ConfigError(
+                f"{compiler.name} can't compile {source.name}, which every trial needs; `optimizer doctor` shows "
+                f"the compilers of this machine.\n{error.log}"
+            ) from None
 
 
 class NativeRunner:

@@ -15,12 +15,14 @@ from pathlib import Path
 from optimizer.process import conversation
 from optimizer.space import Json, Point, Space, Value, digest
 from optimizer.targets.builds import file_hash, kept_or_made, knob_words
+from optimizer.targets.cache import BuildCache
 from optimizer.targets.cuda.compile import Toolchain
 from optimizer.targets.cuda.facts import code_key, facts_of
 from optimizer.targets.cuda.host import HostCheck
 from optimizer.targets.cuda.operation import load_operation
 from optimizer.targets.cuda.plan import Operation
 from optimizer.targets.native import Limits, NativeRunner
+from optimizer.targets.sources import Closure, canonical, closure, include_folders
 from optimizer.trial import Artifact, Check, Reason, Samples, TrialError
 
 CUBIN = "kernel.cubin"
@@ -57,6 +59,7 @@ class CudaTarget:
     limits: Limits
     check: HostCheck | None = None  # what executes kernels where there is no GPU
     flags: tuple[str, ...] = ()
+    cache: BuildCache | None = None  # what other searches have built
 
     @property
     def shares_cpu(self) -> bool:
@@ -81,7 +84,7 @@ class CudaTarget:
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
         operation, toolchain, arch = self.operation(point), self._toolchain(point), self._arch(point)
         words = self.words(point, operation)
-        key = digest([self._hashes, toolchain.version, arch, list(words), self._launched(point)])
+        key = digest([self._hashes, toolchain.version, arch, list(canonical(words)), self._launched(point)])
 
         def made(scratch: Path, place: Path) -> Artifact:
             built = toolchain.compile(self.source, self.include, words, arch, scratch, self.limits.timeout_s)
@@ -95,7 +98,9 @@ class CudaTarget:
                 facts={**facts_of(built.cubin, built.log, operation.blocks, arch), **built.facts},
             )
 
-        return replace(kept_or_made(self.folder, key, made, fresh=fresh), arguments=self.arguments(point))
+        cache = None if self._reads.computed else self.cache
+        artifact = kept_or_made(self.folder, key, made, fresh=fresh, cache=cache)
+        return replace(artifact, arguments=self.arguments(point))
 
     def arguments(self, point: Point) -> tuple[str, ...]:
         """The runner's words, as far as they say what runs and how: options and what launch.py may read."""
@@ -163,11 +168,18 @@ class CudaTarget:
         return load_operation(self.launch)
 
     @cached_property
+    def _reads(self) -> Closure:
+        return closure([self.source], [self.source.parent, self.include, *include_folders(self.flags)])
+
+    @cached_property
     def _hashes(self) -> Mapping[str, str]:
-        """Everything that a build or a launch may read: the source, launch.py, and headers and scripts beside them."""
+        """Everything that a build or a launch may read: the source and what it includes, launch.py, and headers and
+        scripts beside them."""
         beside = [p for pattern in ("*.h", "*.cuh", "*.py") for p in self.source.parent.glob(pattern)]
         above = [p for pattern in ("*.h", "*.cuh") for p in self.include.glob(pattern)]
-        return {os.path.relpath(p, self.include): file_hash(p) for p in {self.source, self.launch, *beside, *above}}
+        return {
+            os.path.relpath(p, self.include): file_hash(p) for p in {self.launch, *beside, *above, *self._reads.files}
+        }
 
 
 class CompiledOnly:
