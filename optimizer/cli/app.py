@@ -249,6 +249,21 @@ def race(
 
 
 @app.command()
+def cache(
+    act: Annotated[str, typer.Argument(metavar="[show|prune|clear]", help="What is to be done.")] = "show",
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="build_cache.folder=…, build_cache.max_bytes=…", show_default=False),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Show the build cache, prune it to its limit, or clear it."""
+    from optimizer.cli.cache import command
+
+    command(act, words or [], as_json=json)
+
+
+@app.command()
 def doctor(json: AsJson = False) -> None:
     """Show what this machine has, what is missing and how to get it."""
     from optimizer.cli.doctor import command

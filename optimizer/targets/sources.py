@@ -52,7 +52,7 @@ def closure(sources: Iterable[Path], folders: Sequence[Path]) -> Closure:
 
 def include_folders(words: Sequence[str]) -> list[Path]:
     """The folders that words of a command add: -Ifolder, -I folder, -isystem folder and the like."""
-    found = []
+    found: list[Path] = []
     for number, word in enumerate(words):
         if word in ("-I", "-isystem", "-iquote", "-idirafter"):
             found += map(Path, words[number + 1 : number + 2])
