@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from optimizer.config.made import Made
+from optimizer.config.made import Builds, Made
 from optimizer.config.targets import made_of
 from optimizer.errors import ConfigError
 from optimizer.export.exported import Exported
@@ -42,7 +42,7 @@ def reopened(exported: Exported, folder: Path) -> Reopened:
         )
     recipe = exported.recipe
     space = _space_of(recipe.space, exported.baseline, exported.point)
-    made = made_of(exported.target, space, recipe.plan, folder, recipe.device)
+    made = made_of(exported.target, space, recipe.plan, Builds(folder), recipe.device)
     made = replace(made, target=REOPENS[exported.reopens](exported, made))
     point, baseline = (_here(p, made.space) for p in (exported.point, exported.baseline))
     return Reopened(replace(recipe, space=made.space), made, point, baseline)
