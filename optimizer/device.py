@@ -253,7 +253,7 @@ def _busy_s() -> float:
 
 
 def _own_s(pid: int | None) -> float | None:
-    """CPU seconds of this process and of the runner; None where the runner is gone."""
+    """CPU seconds of this process and of the runner, with what it has waited for; None where the runner is gone."""
     mine = psutil.Process().cpu_times()
     total = float(mine.user + mine.system)
     if pid is not None:
@@ -261,7 +261,7 @@ def _own_s(pid: int | None) -> float | None:
             theirs = psutil.Process(pid).cpu_times()
         except psutil.Error:
             return None
-        total += float(theirs.user + theirs.system)
+        total += float(theirs.user + theirs.system + theirs.children_user + theirs.children_system)
     return total
 
 

@@ -67,7 +67,7 @@ _METRICS = (
     Metric("registers", "1", "lower", "registers per thread"),
     Metric("spill_bytes", "B", "lower", "bytes spilled per thread"),
     Metric("occupancy_pct", "%", "higher", "theoretical occupancy"),
-    Metric("unverified", "1", None, "1: the answer could not be checked on the hardware that would compute it"),
+    Metric("unverified", "1", None, "1: the answer was not checked, or not on the hardware that computes it"),
     Metric("max_rel_error", "1", "lower", "largest error relative to the reference's largest value"),
     Metric("top1_agreement_pct", "%", "higher", "share of answers equal to the unmodified model's"),
     Metric("perplexity", "1", "lower", "perplexity on held-out text"),
@@ -80,3 +80,16 @@ METRICS = {m.name: m for m in _METRICS}
 
 def better(metric: str) -> Better | None:
     return METRICS[metric].better if metric in METRICS else None
+
+
+_BY_ENDING = {
+    "_bytes_per_s": "B/s", "_flop_per_s": "FLOP/s", "_per_s": "1/s", "_ips": "1/s", "_s": "s", "_bytes": "B",
+    "_w": "W", "_j": "J", "_hz": "Hz", "_pct": "%", "_c": "°C",
+}  # fmt: skip
+
+
+def unit_of(metric: str) -> str | None:
+    """The unit that a metric's name promises, a known one's or one's of the same style; None where it promises none."""
+    if metric in METRICS:
+        return METRICS[metric].unit
+    return next((unit for ending, unit in _BY_ENDING.items() if metric.endswith(ending)), None)

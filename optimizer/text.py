@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from optimizer.metrics import METRICS
+from optimizer.metrics import unit_of
 from optimizer.space import Point, Value
 
 _SECONDS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (1e-9, "ns"))
@@ -13,15 +13,14 @@ _SI = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 
 def quantity(metric: str, value: float) -> str:
     """A metric's value with its unit: 0.00123 s → 1.23 ms."""
-    unit = METRICS[metric].unit if metric in METRICS else ""
-    match unit:
+    match unit := unit_of(metric):
         case "s":
             return _scaled(value, _SECONDS)
         case "B":
             return _scaled(value, _BYTES)
         case "%":
             return f"{value:.1f} %"
-        case "1" | "":
+        case "1" | None:
             return f"{value:.4g}"
         case _:
             size, prefix = next(((s, p) for s, p in _SI if abs(value) >= s), (1.0, ""))

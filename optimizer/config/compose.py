@@ -31,7 +31,11 @@ ROOT = "config"
 SCALARS = ("seed", "device", "ahead")
 WHOLE = ("objective.metrics", "objective.limits")  # given as a mapping, they replace the file's
 NOT_SHIPPED = ("study", "studies_dir", "budget", "tracking", "executor", "experiment", "build_cache")
-OPEN = ("objective.metrics.", "objective.limits.", "target.options.")  # mappings to which anybody may add
+OPEN = (
+    "objective.metrics.", "objective.limits.", "target.options.", "target.metrics.", "target.environment.",
+    "target.build_environment.",
+)  # fmt: skip
+"""Mappings to which anybody may add."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,8 @@ class Files:
             except (HydraException, OmegaConfBaseException, YAMLError) as error:
                 raise self._explained(error, given, search_path) from None
         assert isinstance(tree, dict)
+        if "home" in tree["target"]:
+            tree["target"]["home"] = str(tree["target"]["home"] or self._home(choices.get("target", "")))
         _refuse_doubles(files)
         tree["space"] = _constrained(tree["space"] or {}, given.constraints)
         written = {str(k): parse_domain(v, str(k)) for k, v in tree.pop("domains").items()}
@@ -154,6 +160,11 @@ class Files:
             spaces=tuple(path.removeprefix("space/") for path in files),
             words=tuple(words),
         )
+
+    def _home(self, target: str) -> Path:
+        """What a target's relative paths are meant from: the user's folder that has its file, else where one is."""
+        path = self.path(f"target/{target}")
+        return next((f for f in self._own if path is not None and path.is_relative_to(f)), Path.cwd())
 
     def options(self, group: str) -> list[str]:
         """The files of a group: the targets there are, the spaces, …"""

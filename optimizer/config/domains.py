@@ -5,6 +5,7 @@ tag(log, interval(1e-4, 1)) · tag(ordered, choice(a, b, c)) · tag(categorical,
 value. Numbers in a choice are ordered unless tagged categorical; other values are not unless tagged ordered.
 """
 
+import math
 from functools import cache
 from typing import Any
 
@@ -109,6 +110,6 @@ def _known(tags: set[str]) -> None:
 def _plain(value: Any, name: str) -> Value:
     if isinstance(value, QuotedString):
         return str(value.text)
-    if isinstance(value, bool | int | float | str):
+    if isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
         return value
     raise ConfigError(f"'{value}' can't be a value of a knob: write a number, true, false or a word.")

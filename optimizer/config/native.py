@@ -43,10 +43,10 @@ def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: 
 def found_compilers() -> Mapping[str, Compiler]:
     """The C++ compilers on the PATH, by name."""
     paths = {name: shutil.which(name) for name in COMPILERS}
-    return {name: Compiler(name, path, _version(path)) for name, path in paths.items() if path is not None}
+    return {name: Compiler(name, path, version_of(path)) for name, path in paths.items() if path is not None}
 
 
-def _version(path: str) -> str:
+def version_of(path: str) -> str:
     """The first line of --version, or "" where it says nothing."""
     try:
         done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from optimizer.config.command import command
 from optimizer.config.compose import Composed, Tree
 from optimizer.config.made import Builds, Made, needed
 from optimizer.config.native import native
@@ -88,6 +89,7 @@ KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Builds, str], Made]] = {
     "native": native,
     "cuda": _cuda,
     "torch": _torch,
+    "command": command,
     "synthetic": _synthetic,
     "replay": _replay,
 }
