@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from optimizer.space import Json, digest
 from optimizer.targets.torch.backends.options import seed_of
 from optimizer.targets.torch.layers import stored, stored_bytes
+from optimizer.targets.torch.layout import ChannelsLast
 from optimizer.targets.torch.parts import (
     BACKEND,
     CHANNELS_LAST,
@@ -26,6 +27,7 @@ from optimizer.targets.torch.parts import (
     Task,
     Transform,
 )
+from optimizer.targets.torch.rebuilt import Exported, answers_of
 from optimizer.targets.torch.tables import BACKENDS, TASKS, TRANSFORMS
 from optimizer.trial import Reason, TrialError
 
@@ -48,6 +50,11 @@ class Work:
         return str(self.document["device"])
 
     @property
+    def export(self) -> Path | None:
+        """The folder of an exported model, where that is what runs."""
+        return Path(self.document["export"]) if "export" in self.document else None
+
+    @property
     def folder(self) -> Path:
         return Path(self.document["folder"])
 
@@ -61,6 +68,8 @@ class Work:
 
     @cached_property
     def backend(self) -> Backend:
+        if self.export is not None:
+            return Exported(self.export)
         return BACKENDS[str(self.knobs.get(BACKEND, "eager"))].make()
 
     @cached_property
@@ -73,6 +82,11 @@ class Work:
             for name, transform in made.items()
             if transform.active(self.knobs) and not (name == QUANTIZE and str(self.knobs.get(QUANTIZE)) in done)
         }
+
+    @property
+    def recorded(self) -> Answers | None:
+        """What an exported model said when it was exported."""
+        return answers_of(self.export, "winner") if self.export is not None else None
 
     @property
     def tolerance(self) -> float:
@@ -120,6 +134,8 @@ class Work:
 
     def reference(self, module: nn.Module | None = None) -> Answers:
         """The unmodified model's answers, run eagerly in float32; computed once and cached by content."""
+        if self.export is not None:
+            return answers_of(self.export, "baseline")
         key = digest([self.task.content(), self.device])
         path = self.cache / "reference" / f"{key}.safetensors"
         if path.is_file():
@@ -133,19 +149,6 @@ class Work:
         save_file(answers, aside)
         aside.replace(path)
         return answers
-
-
-class ChannelsLast(nn.Module):
-    """A net whose images are laid out channels last: its weights once, its inputs at every call, which is its cost."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        laid = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs]
-        answer: Tensor | tuple[Tensor, ...] = self.net(*laid)
-        return answer
 
 
 def set_threads(knobs: Knobs) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,8 +23,9 @@ from optimizer.errors import ConfigError, nearest
 from optimizer.space import Json, digest
 from optimizer.targets.builds import file_hash
 from optimizer.targets.torch.decoder import Decoder
-from optimizer.targets.torch.parts import QUANTIZE, Answers, Calls, Entries, Inputs, Knobs, Reading
+from optimizer.targets.torch.parts import QUANTIZE, Answers, Calls, Carried, Entries, Inputs, Knobs, Reading
 from optimizer.targets.torch.plain import max_rel_error
+from optimizer.targets.torch.told import SHAPES, SOURCE
 from optimizer.targets.torch.weights import Weights, weights_of
 from optimizer.trial import Check
 
@@ -39,6 +40,7 @@ SIZES: Mapping[str, int] = {
     "calibration_windows": 8,
     "calibration_tokens": 128,
 }
+WINDOWS = "windows.safetensors"
 FORCED = 4  # tokens after a prompt whose logits are compared, so that the cache is verified too
 
 
@@ -50,6 +52,7 @@ class LanguageTask:
     cache_type: torch.dtype
     device: str
     texts: Path  # where the tokens of the windows are kept
+    windows_file: Path | None = None  # where they were cut before, by another version of the texts perhaps
 
     def content(self) -> str:
         sources = [file_hash(Path(__file__)), file_hash(Path(__file__).with_name("decoder.py"))]
@@ -108,6 +111,13 @@ class LanguageTask:
             "logits": torch.stack([*lasts, *self._continued(calls)]),  # of each window's end, then after the prompt
         }
 
+    def carried(self) -> Carried:
+        files = {**self.weights.shapes(), WINDOWS: save(dict(self._windows))}
+        options: dict[str, Json] = {"windows_file": f"{SOURCE}/{WINDOWS}", "attention": self.attention}
+        if self.weights.folder is not None:
+            options["weights"] = f"{SHAPES}{SOURCE}"
+        return Carried(options, files)
+
     def judge(self, answers: Answers, reference: Answers) -> Check:
         """Of a drawn model nothing is told but agreement: it knows no text, so it can lose no quality."""
         agreement = 100.0 * float((answers["first"] == reference["first"]).double().mean())
@@ -133,6 +143,8 @@ class LanguageTask:
     @cached_property
     def _windows(self) -> Mapping[str, Tensor]:
         """Tokens of the texts, test (windows, window_tokens) and calibration; tokenised once."""
+        if self.windows_file is not None:
+            return load_file(self.windows_file)
         path = self.texts / f"{digest([self.weights.key, dict(self.sizes), _text_hash()])}.safetensors"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,9 +191,9 @@ class LanguageTask:
 
 
 def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) -> LanguageTask:
-    """options: `weights` (weights.py), `size` for drawn ones, SIZES; the knobs batch, prompt_tokens, generate_tokens
-    and attention stand over them. Raises ConfigError."""
-    known = {"weights", "size", "attention", *SIZES}
+    """options: `weights` (weights.py), `size` for drawn ones, SIZES, `windows_file` for tokens cut before; the knobs
+    batch, prompt_tokens, generate_tokens and attention stand over them. Raises ConfigError."""
+    known = {"weights", "size", "attention", "windows_file", *SIZES}
     for name in options:
         if name not in known:
             raise ConfigError(f"A language model has no option '{name}'.{nearest(name, known)}")
@@ -198,6 +210,7 @@ def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache:
         cache_type=CACHE_TYPES.get(str(knobs.get(QUANTIZE, "none")), torch.float32),
         device=device,
         texts=cache / "texts",
+        windows_file=Path(str(options["windows_file"])) if options.get("windows_file") else None,
     )
 
 

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from optimizer.errors import ConfigError
 from optimizer.space import Json, digest
-from optimizer.targets.torch.parts import Inputs, Knobs
+from optimizer.targets.torch.parts import Carried, Inputs, Knobs
 from optimizer.targets.torch.plain import Evaluate, PlainTask
 
 JUDGED, CALIBRATING = 8, 8  # inputs that are made up
@@ -61,7 +61,16 @@ def own_task(options: Mapping[str, Json], knobs: Knobs, device: str) -> PlainTas
         calibrating=[tuple(i) for i in calibrating],
         axis=int(options.get("axis", -1)),
         evaluate=evaluate,
+        carrying=_carried(name),
     )
+
+
+def _carried(name: str) -> Carried:
+    """The owner's file; a module of a package must be installed where the export is loaded."""
+    where, _, what = name.rpartition(":")
+    if not where.endswith(".py"):
+        return Carried()
+    return Carried({"model": f"source/{Path(where).name}:{what}"}, {Path(where).name: Path(where).read_bytes()})
 
 
 def found(name: str) -> Callable[..., Any]:

@@ -68,6 +68,14 @@ class Reading:
     metrics: Mapping[str, float] = field(default_factory=dict)  # ttft_s, tokens_per_s, prefill_tokens_per_s, …
 
 
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a task takes along into an export, so that it can be made again there."""
+
+    options: Mapping[str, Json] = field(default_factory=dict)  # over its own; source/NAME is a file below
+    files: Mapping[str, bytes] = field(default_factory=dict)  # by name, in the export's folder source
+
+
 class Task(Protocol):
     """What a model is for: its weights, the shapes it is compiled for, what is timed and how its answers are judged.
 
@@ -99,6 +107,11 @@ class Task(Protocol):
 
     def answers(self, calls: Calls) -> Answers:
         """Runs the quality data (never the calibration's) through the model."""
+        ...
+
+    def carried(self) -> Carried:
+        """What an export needs beside the built model so that `entries`, `answers`, `judge` and `scenario` can be had
+        where it is verified, and `load` gives a net of the same shapes there."""
         ...
 
     def judge(self, answers: Answers, reference: Answers) -> Check:

@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from optimizer.targets.torch.parts import Answers, Call, Calls, Entries, Inputs, Reading
+from optimizer.targets.torch.parts import Answers, Call, Calls, Carried, Entries, Inputs, Reading
 from optimizer.trial import Check, Reason, TrialError
 
 FORWARD = "forward"
@@ -30,6 +30,7 @@ class PlainTask:
     calibrating: Sequence[Inputs]  # on the processor
     axis: int = -1
     evaluate: Evaluate | None = None
+    carrying: Carried = field(default_factory=Carried)
 
     def content(self) -> str:
         return self.hashed
@@ -42,6 +43,9 @@ class PlainTask:
 
     def calibration(self) -> Sequence[Inputs]:
         return self.calibrating
+
+    def carried(self) -> Carried:
+        return self.carrying
 
     def scenario(self, calls: Calls) -> Reading:
         calls[FORWARD](*self.example)

@@ -21,6 +21,8 @@ class Offer:
     advice: str = ""  # how they are got
     devices: tuple[str, ...] = ("cpu", "cuda")
     programs: tuple[str, ...] = ()  # that it starts
+    ships: tuple[str, ...] = ()  # patterns of the files that an export takes of a build; none: it takes the weights
+    runtime: tuple[str, ...] = ()  # distributions beside torch that run those files
 
     def missing(self, device: str) -> str | None:
         """What can be told without importing anything."""
@@ -59,9 +61,9 @@ def _aoti() -> Backend:
 
 BACKENDS: Mapping[str, Offer] = {
     "eager": Offer(_eager),
-    "torchscript": Offer(_torchscript),
+    "torchscript": Offer(_torchscript, ships=("*.torchscript",)),
     "compile": Offer(_compile, programs=("g++",)),
-    "aoti": Offer(_aoti, programs=("g++",)),
+    "aoti": Offer(_aoti, programs=("g++",), ships=("*.pt2",)),
 }
 """A new backend is a file in backends/, a function above, a line here and a value of the knob `backend`."""
 

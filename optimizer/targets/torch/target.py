@@ -64,14 +64,14 @@ class TorchTarget:
         even be found."""
         try:
             with tempfile.TemporaryDirectory(prefix="optimizer-torch-") as scratch:
-                content = self.ask({"act": "content", **self._document(self.baseline, Path(scratch))}, Path(scratch))
+                content = self.ask({"act": "content", **self.document(self.baseline, Path(scratch))}, Path(scratch))
         except TrialError as error:
             raise ConfigError(f"The model can't be made: {error.log}") from None
         return {"content": content["content"], "packages": dict(versions())}
 
     def ask(self, document: Mapping[str, Json], folder: Path) -> Mapping[str, Any]:
         """The one answer of a worker that is started for it. Raises TrialError."""
-        with self._worker(document, folder, folder) as worker:
+        with self.worker(document, folder, folder) as worker:
             return worker.answer()
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
@@ -101,9 +101,22 @@ class TorchTarget:
         point = json.loads((place / POINT).read_text(encoding="utf-8"))
         with (
             tempfile.TemporaryDirectory(prefix="optimizer-run-") as scratch,
-            self._worker({"act": "run", **self._document(point, place)}, place, Path(scratch)) as worker,
+            self.worker({"act": "run", **self.document(point, place)}, place, Path(scratch)) as worker,
         ):
             yield NativeRunner(worker, worker.answer())
+
+    def export(self, artifact: Artifact, out: Path) -> Mapping[str, Any]:
+        """Writes the built point into a folder that another process can load it from; returns what model.json says.
+        Raises TrialError."""
+        place = Path(artifact.path)
+        point = json.loads((place / POINT).read_text(encoding="utf-8"))
+        document = {"act": "export", **self.document(point, place), "out": str(out), "baseline": dict(self.baseline)}
+        with (
+            tempfile.TemporaryDirectory(prefix="optimizer-export-") as scratch,
+            self.worker(document, place, Path(scratch)) as worker,
+        ):
+            exported: Mapping[str, Any] = worker.answer()["exported"]
+            return exported
 
     def preview(self, point: Point) -> tuple[str, ...]:
         """What becomes of a point, for people."""
@@ -111,7 +124,7 @@ class TorchTarget:
         return (f"{self.task} {dict(self.options)}", f"{point.get(BACKEND, 'eager')} {' '.join(changes)}".strip())
 
     def _built(self, point: Point, key: str, place: Path) -> Artifact:
-        answer = self.ask({"act": "build", **self._document(point, place)}, place)
+        answer = self.ask({"act": "build", **self.document(point, place)}, place)
         built = answer.get("built")
         if not isinstance(built, dict):
             raise TrialError(Reason.CRASH, f"the worker answered build with {json.dumps(answer)[:200]}")
@@ -125,7 +138,8 @@ class TorchTarget:
             facts={str(name): float(value) for name, value in built["facts"].items() if value is not None},
         )
 
-    def _document(self, point: Mapping[str, Json], place: Path) -> Mapping[str, Json]:
+    def document(self, point: Mapping[str, Json], place: Path) -> Mapping[str, Json]:
+        """What a worker is told of a point whose artifact lies in `place`."""
         return {
             "task": self.task,
             "options": dict(self.options),
@@ -136,7 +150,8 @@ class TorchTarget:
         }
 
     @contextlib.contextmanager
-    def _worker(self, document: Mapping[str, Json], place: Path, scratch: Path) -> Iterator[Conversation]:
+    def worker(self, document: Mapping[str, Json], place: Path, scratch: Path) -> Iterator[Conversation]:
+        """One that works in `scratch` and keeps its compile caches in `place`."""
         self.cache.mkdir(parents=True, exist_ok=True)
         variables = {**environment(place), "TMPDIR": str(scratch)}
         if self.gpu is not None:

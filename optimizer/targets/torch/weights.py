@@ -5,6 +5,8 @@
                             /models/gemma-3-1b-it       a folder of config.json, *.safetensors and a tokenizer
                             /models/model.gguf
                             random                      the true sizes, no knowledge: quality is then not reported
+                            shapes:FOLDER               drawn too, for the config.json and the tokenizer of a trained
+                                                        model: an export's baseline, of which only the speed is wanted
 
 A GGUF file is dequantised once (15-40 s) and kept in the cache as safetensors, with its tokenizer.
 """
@@ -23,6 +25,7 @@ from torch import nn
 
 from optimizer.errors import ConfigError
 from optimizer.space import digest
+from optimizer.targets.torch.told import SHAPES
 
 RANDOM = "random"
 PACKAGE = "package:"
@@ -62,6 +65,7 @@ class Weights:
     folder: Path | None
     size: str
     key: str  # a hash of what the weights are
+    drawn: bool = False  # of a trained model's folder the shapes alone
 
     @property
     def trained(self) -> bool:
@@ -81,7 +85,7 @@ class Weights:
         """In float32, in evaluation mode, without gradients."""
         import transformers
 
-        if self.folder is not None:
+        if self.folder is not None and not self.drawn:
             model = transformers.AutoModelForCausalLM.from_pretrained(
                 self.folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True
             )
@@ -92,6 +96,14 @@ class Weights:
                 model = drawn(self.config(), dtype=torch.float32, attn_implementation=attention)
         net: nn.Module = model
         return net.eval().requires_grad_(requires_grad=False)
+
+    def shapes(self) -> Mapping[str, bytes]:
+        """What another process needs to make a model of these shapes and to cut texts into its tokens, by file name:
+        config.json and the tokenizer. Nothing of a drawn model, whose size's name is enough."""
+        if self.folder is None:
+            return {}
+        names = {"config.json", *(path.name for path in self.folder.glob("*token*.json"))}
+        return {name: (self.folder / name).read_bytes() for name in sorted(names)}
 
     def tokens(self, text: str) -> list[int]:
         """Ids without special tokens. A drawn model has no tokenizer: its tokens are the text's bytes."""
@@ -112,6 +124,11 @@ def weights_of(said: str, size: str, cache: Path) -> Weights:
         if size not in SIZES:
             raise ConfigError(f"weights=random needs target.options.size: one of {', '.join(SIZES)}.")
         return Weights(None, size, digest([RANDOM, size, dict(SIZES[size]), torch.__version__]))
+    if said.startswith(SHAPES):
+        folder = Path(said.removeprefix(SHAPES))
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"weights={said}: there is no {folder / 'config.json'}.")
+        return Weights(folder, size, digest([said, _stamp(folder / "config.json")]), drawn=True)
     path = _packaged(said.removeprefix(PACKAGE), cache) if said.startswith(PACKAGE) else Path(said).expanduser()
     if path.is_dir() and (path / "config.json").is_file():
         files = sorted([path / "config.json", *path.glob("*.safetensors"), *path.glob("tokenizer*")])

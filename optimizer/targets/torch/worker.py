@@ -5,6 +5,7 @@ Forked from zygote.py with a document {act, task, options, knobs, device, folder
     act build     ->  {"built":{"code":"…","coded":[…],"facts":{…},"notes":{…}}}        and it ends
     act content   ->  {"content":"…"}                                                   and it ends
     act probe     ->  {"missing":"why" or null}                                         and it ends
+    act export    ->  {"exported":{…}}: what model.json in the folder `out` says        and it ends
     act run       ->  {"ready":{"load_s":…,"facts":{…}}}, then it answers verify, run N and quit
 
 Readings are those of the harness: a scenario is repeated inside a reading until it lasts MIN_READING_S, peak memory
@@ -31,8 +32,10 @@ from optimizer.errors import ConfigError
 from optimizer.space import Json
 from optimizer.targets.torch.backends import options
 from optimizer.targets.torch.jobs import Work, set_threads, threads_used
-from optimizer.targets.torch.parts import Calls
+from optimizer.targets.torch.parts import FP32_TOLERANCE, Calls
 from optimizer.targets.torch.probe import missing
+from optimizer.targets.torch.rebuilt import CHANGED, REBUILT_TOLERANCE, changed
+from optimizer.targets.torch.shipping import ship
 from optimizer.trial import Reason, TrialError
 
 MIN_READING_S = 2e-3
@@ -116,6 +119,13 @@ def _build(document: Mapping[str, Json], protocol: TextIO) -> None:
     _say(protocol, {"built": {"code": built.code, "coded": sorted(built.coded), "facts": facts, "notes": notes}})
 
 
+def _export(document: Mapping[str, Json], protocol: TextIO) -> None:
+    work = Work(document, cold=False)
+    options.keep_headers(work.folder)
+    options.without_headers()
+    _say(protocol, {"exported": ship(work, Path(document["out"]))})
+
+
 def _run(document: Mapping[str, Json], protocol: TextIO) -> None:
     start = time.perf_counter()
     work = Work(document, cold=False)
@@ -140,6 +150,7 @@ def _run(document: Mapping[str, Json], protocol: TextIO) -> None:
 ACTS: Mapping[str, Callable[[Mapping[str, Json], TextIO], None]] = {
     "build": _build,
     "content": _content,
+    "export": _export,
     "probe": _probe,
     "run": _run,
 }
@@ -163,11 +174,15 @@ class Runner:
     def verify(self) -> Mapping[str, Json]:
         work = self._work
         reference = work.reference()
-        check = work.task.judge(work.task.answers(self._calls), reference)
+        answers = work.task.answers(self._calls)
+        check = work.task.judge(answers, reference)
         work.backend.evidence(work.job)
+        errors, tolerances = dict(check.errors), {"max_rel_error": work.tolerance}
+        if (recorded := work.recorded) is not None:
+            errors[CHANGED] = changed(answers, recorded)
+            tolerances[CHANGED] = REBUILT_TOLERANCE if work.transforms else FP32_TOLERANCE
         gc.collect()  # what verification needed is given back
-        tolerances = {name: work.tolerance if name == "max_rel_error" else 0.0 for name in check.errors}
-        return {"errors": dict(check.errors), "tolerances": tolerances, "quality": dict(check.quality)}
+        return {"errors": errors, "tolerances": tolerances, "quality": dict(check.quality)}
 
     def run(self, count: int) -> Mapping[str, list[float]]:
         samples: dict[str, list[float]] = {}
