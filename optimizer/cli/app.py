@@ -185,6 +185,7 @@ def export(
       flags         flags.rsp, for g++ @flags.rsp and nvcc --options-file
       header        config.h: the kernel's macros
       program       what was built
+      model         a torch model with the load.py that loads it
       hydra         an experiment file of this program
       json          all of it as one object
     """

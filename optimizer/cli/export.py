@@ -1,5 +1,6 @@
 """The command export: a study's winner as files to ship."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
@@ -14,7 +15,9 @@ from optimizer.files import write_whole
 from optimizer.journal import Study, read
 from optimizer.report.markdown import verdict_line
 from optimizer.space import Json
-from optimizer.trial import Artifact, Trial
+from optimizer.trial import Trial
+
+MODEL_KIND = "model"
 
 
 def command(
@@ -27,9 +30,10 @@ def command(
             f"The weights of {study.name} are drawn: its speed is true, but no quality was measured or kept. "
             "Search with real weights (target.options.weights=…), or export it all the same: --force."
         )
-    shipment = Shipment(study, trial, target, nested(study.settings.words), Built(trial.artifact), tolerance_pct)
     folder = out or Path("exports") / study.name
-    files = exported(chosen(to, shipment), shipment)
+    with _built(study, trial, target, to, folder) as built:
+        shipment = Shipment(study, trial, target, nested(study.settings.words), built, tolerance_pct)
+        files = exported(chosen(to, shipment), shipment)
     for path, content in files.items():
         write_whole(folder / path, content)
         if path == PROGRAM:
@@ -67,12 +71,30 @@ def target_of(study: Study) -> Mapping[str, Json]:
     return node
 
 
+@contextlib.contextmanager
+def _built(
+    study: Study, trial: Trial, target: Mapping[str, Json], to: Sequence[str], out: Path
+) -> Iterator[Mapping[str, bytes]]:
+    """What the trial's build left; of a torch model the package that is made of it."""
+    if target.get("kind") != "torch" or (to and MODEL_KIND not in to):
+        yield Built(Path(trial.artifact.path) if trial.artifact and trial.artifact.path else None)
+        return
+    from optimizer.config.torch import packaged
+
+    beside = out.absolute().parent
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{beside} can't be made: {error.strerror}. Name another folder with --out.") from None
+    with packaged(target, study, trial, beside) as place:
+        yield Built(place)
+
+
 @final
 class Built(Mapping[str, bytes]):
     """What a build left, by path: one program, or the files of a folder. A file is read when it is asked for."""
 
-    def __init__(self, artifact: Artifact | None) -> None:
-        place = Path(artifact.path) if artifact and artifact.path else None
+    def __init__(self, place: Path | None) -> None:
         self._files: dict[str, Path] = {}
         if place is not None and place.is_dir():
             self._files = {p.relative_to(place).as_posix(): p for p in sorted(place.rglob("*")) if p.is_file()}

@@ -1,6 +1,8 @@
 """How does a torch model become a target, with the backends and schemes that work on this machine?"""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,17 @@ from optimizer.config.made import Builds, Made, needed
 from optimizer.config.native import found_compilers
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
+from optimizer.journal import Study
 from optimizer.protocols import Device
-from optimizer.recipe import Plan
-from optimizer.space import Choice, Space
+from optimizer.recipe import Plan, differences
+from optimizer.space import Choice, Point, Space
 from optimizer.targets.native import Limits
 from optimizer.targets.torch.parts import BACKEND
 from optimizer.targets.torch.tables import BACKENDS, TASKS
 from optimizer.targets.torch.target import IMPORTED, TorchTarget
 from optimizer.targets.torch.workers import Zygote
 from optimizer.targets.torch.working import working
+from optimizer.trial import Trial, TrialError
 
 
 def torch(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
@@ -31,20 +35,48 @@ def torch(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: s
     compilers = {"torch": version("torch"), **{c.name: c.version for c in found_compilers().values()}}
     gpus = chosen_gpus(device, {}) if kind == "cuda" else ()
     watched: Device = gpus[0] if gpus else Host(compilers)
-    target = TorchTarget(
-        task=task,
+    target = target_of(node, space.baseline(), plan, artifacts, kind, gpus[0].uuid if gpus else None)
+    found = working(space, target)
+    _some_backend(space, found.missing)
+    return Made(target, found.space, watched, kind, {}, found.missing, preview=target.preview)
+
+
+def target_of(node: Tree, baseline: Point, plan: Plan, artifacts: Path, kind: str, gpu: str | None) -> TorchTarget:
+    """kind: cpu or cuda; gpu: which one."""
+    return TorchTarget(
+        task=str(node["task"]),
         options=_options(node),
-        baseline=space.baseline(),
+        baseline=baseline,
         device=kind,
         folder=builds.folder,
         cache=_cache(node),
         limits=Limits(plan.timeout_s, plan.memory_bytes),
-        gpu=gpus[0].uuid if gpus else None,
+        gpu=gpu,
         zygote=Zygote((*IMPORTED, *map(str, node.get("imports") or ()))),
     )
-    found = working(space, target)
-    _some_backend(space, found.missing)
-    return Made(target, found.space, watched, kind, {}, found.missing, preview=target.preview)
+
+
+@contextmanager
+def packaged(node: Mapping[str, Any], study: Study, trial: Trial, beside: Path) -> Iterator[Path]:
+    """A temporary folder in `beside` with the model of a trial, loadable alone. Raises ConfigError where it can't be
+    made (again)."""
+    if trial.artifact is None or not trial.artifact.path:
+        raise ConfigError(f"Trial {trial.number} was never built.")
+    recipe, folder = study.recipe, Path(trial.artifact.path).parent
+    kind = recipe.device.partition(":")[0]
+    gpus = chosen_gpus(recipe.device, {}) if kind == "cuda" else ()
+    target = target_of(dict(node), study.trials[0].point, recipe.plan, folder, kind, gpus[0].uuid if gpus else None)
+    if target.fingerprint() != recipe.target.options:
+        changed = "\n  ".join(differences(dict(recipe.target.options), dict(target.fingerprint())))
+        raise ConfigError(f"The model is no longer the one that was searched; search again. What differs:\n  {changed}")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".export-", dir=beside) as place:
+            target.export(target.build(trial.point), Path(place))
+            yield Path(place)
+    except TrialError as error:
+        raise ConfigError(f"Trial {trial.number} can't be exported as a model: {error.log}") from None
+    finally:
+        target.zygote.close()
 
 
 def _cache(node: Tree) -> Path:

@@ -6,6 +6,7 @@ from optimizer.errors import ConfigError, nearest
 from optimizer.export.experiment import Experiment
 from optimizer.export.flags import Flags
 from optimizer.export.header import Header
+from optimizer.export.model import Model
 from optimizer.export.plain import Plain
 from optimizer.export.program import Program
 from optimizer.export.provenance import FROM_POINT, PROVENANCE, provenance
@@ -15,6 +16,7 @@ EXPORTERS: Mapping[str, Exporter] = {
     "flags": Flags(),
     "header": Header(),
     "program": Program(),
+    "model": Model(),
     "hydra": Experiment(),
     "json": Plain(),
 }

@@ -13,7 +13,7 @@ ORDER = [
     "config", "session", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
-    "mlflow": {"listeners/mlflow.py"},
+    "mlflow": {"listeners/mlflow.py", "export/registry.py", "export/pyfunc_model.py"},
     "torch": {str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")},
     "torchao": {"targets/torch/quantize.py"},
     "torch_pruning": {"targets/torch/channels.py"},

@@ -21,6 +21,7 @@ import numpy as np
 
 FORWARD, PREFILL, DECODE = "forward", "prefill", "decode"
 BUILT = "built"  # the folder of what a backend left
+VECTORS = ("DEFAULT", "AVX2", "AVX512")  # each has those before it
 PROFILED_RUNS = 3  # TorchScript's executor specialises itself to the shapes in the first two
 
 
@@ -153,8 +154,12 @@ def _threads(told: Mapping[str, Any]) -> None:
 
 
 def _aoti(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
+    import torch
     from torch._inductor import aoti_load_package
 
+    here, there = torch.backends.cpu.get_cpu_capability(), told["cpu"]
+    if there in VECTORS and VECTORS.index(there) > (VECTORS.index(here) if here in VECTORS else 0):
+        raise ValueError(f"It was compiled for a processor with {there}, and this one has {here}: export it here.")
     _threads(told)
     return {name: aoti_load_package(str(place / BUILT / f"{name}.pt2")) for name in told["entries"]}
 
