@@ -12,10 +12,11 @@ from optimizer.config.made import Builds, Made
 from optimizer.config.targets import made_of
 from optimizer.errors import ConfigError
 from optimizer.export.exported import Exported
+from optimizer.export.model import MODEL
 from optimizer.export.provenance import FROM_POINT
 from optimizer.protocols import Target
 from optimizer.recipe import Recipe
-from optimizer.space import Choice, Knob, Point, Space
+from optimizer.space import Choice, Json, Knob, Point, Space
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ def reopened(exported: Exported, folder: Path) -> Reopened:
             f"{', '.join(REOPENS)}."
         )
     recipe = exported.recipe
-    space = _space_of(recipe.space, exported.baseline, exported.point)
-    made = made_of(exported.target, space, recipe.plan, Builds(folder), recipe.device)
+    # An exported model is never built again, so nothing of its point need work here but what loads it.
+    packed = exported.reopens == MODEL
+    space = _space_of(recipe.space, exported.baseline, *(() if packed else (exported.point,)))
+    node = _model_node(exported) if packed else exported.target
+    made = made_of(node, space, recipe.plan, Builds(folder), recipe.device)
     made = replace(made, target=REOPENS[exported.reopens](exported, made))
     point, baseline = (_here(p, made.space) for p in (exported.point, exported.baseline))
     return Reopened(replace(recipe, space=made.space), made, point, baseline)
@@ -66,11 +70,24 @@ def _here(point: Point, space: Space) -> Point:
     return point if point["arch"] in knob.domain.values else Point({**point, "arch": knob.domain.at(0)})
 
 
+def _model_node(exported: Exported) -> Mapping[str, Json]:
+    from optimizer.config.torch import exported_node
+
+    return exported_node(exported.folder, exported.target)
+
+
+def _from_model(exported: Exported, made: Made) -> Target:
+    from optimizer.config.torch import exported_target
+
+    return exported_target(exported.folder, made)
+
+
 def _from_point(exported: Exported, made: Made) -> Target:
     return made.target
 
 
 REOPENS: Mapping[str, Reopen] = {
     FROM_POINT: _from_point,
+    MODEL: _from_model,
 }
 """A new way is a line here; an exporter's `reopens` names it."""

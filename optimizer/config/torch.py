@@ -13,13 +13,15 @@ from optimizer.config.native import found_compilers
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study
-from optimizer.protocols import Device
+from optimizer.protocols import Device, Target
 from optimizer.recipe import Plan, differences
 from optimizer.space import Choice, Point, Space
 from optimizer.targets.native import Limits
+from optimizer.targets.torch.exported import ExportedTarget
 from optimizer.targets.torch.parts import BACKEND
 from optimizer.targets.torch.tables import BACKENDS, TASKS
 from optimizer.targets.torch.target import IMPORTED, TorchTarget
+from optimizer.targets.torch.told import described, resolved
 from optimizer.targets.torch.workers import Zygote
 from optimizer.targets.torch.working import working
 from optimizer.trial import Trial, TrialError
@@ -35,25 +37,37 @@ def torch(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: s
     compilers = {"torch": version("torch"), **{c.name: c.version for c in found_compilers().values()}}
     gpus = chosen_gpus(device, {}) if kind == "cuda" else ()
     watched: Device = gpus[0] if gpus else Host(compilers)
-    target = target_of(node, space.baseline(), plan, artifacts, kind, gpus[0].uuid if gpus else None)
+    target = target_of(node, space.baseline(), plan, builds.folder, kind, gpus[0].uuid if gpus else None)
     found = working(space, target)
     _some_backend(space, found.missing)
     return Made(target, found.space, watched, kind, {}, found.missing, preview=target.preview)
 
 
-def target_of(node: Tree, baseline: Point, plan: Plan, artifacts: Path, kind: str, gpu: str | None) -> TorchTarget:
+def target_of(node: Tree, baseline: Point, plan: Plan, folder: Path, kind: str, gpu: str | None) -> TorchTarget:
     """kind: cpu or cuda; gpu: which one."""
     return TorchTarget(
         task=str(node["task"]),
         options=_options(node),
         baseline=baseline,
         device=kind,
-        folder=builds.folder,
+        folder=folder,
         cache=_cache(node),
         limits=Limits(plan.timeout_s, plan.memory_bytes),
         gpu=gpu,
         zygote=Zygote((*IMPORTED, *map(str, node.get("imports") or ()))),
     )
+
+
+def exported_target(place: Path, made: Made) -> Target:
+    """The model in an export, and beside it the unmodified one that `made` of the export's own node is."""
+    if not isinstance(made.target, TorchTarget):
+        raise ConfigError(f"{place} holds a model, and its provenance.json names a target of another kind.")
+    return ExportedTarget(place, described(place), made.target)
+
+
+def exported_node(place: Path, node: Mapping[str, Any]) -> Tree:
+    """The target's node with what the model was made of as it lies in the export."""
+    return {**node, "options": dict(resolved(described(place)["options"], place))}
 
 
 @contextmanager

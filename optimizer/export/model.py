@@ -10,17 +10,19 @@ from typing import final
 
 from optimizer.export.shipment import Shipment
 
-MODEL, LOADER, README = "model.json", "load.py", "README.md"
+MODEL = "model"
+"""The line of optimizer/config/reopened.py that opens it."""
+TOLD, LOADER, README = "model.json", "load.py", "README.md"
 CONFIG = "source/config.json"  # of a language model with trained weights
 
 
 @final
 class Model:
-    text = f"{MODEL}, {LOADER}, weights or compiled files: a model that {LOADER} loads in another process"
-    reopens = "model"
+    text = f"{TOLD}, {LOADER}, weights or compiled files: a model that {LOADER} loads in another process"
+    reopens = MODEL
 
     def unfit(self, shipment: Shipment) -> str:
-        return "" if MODEL in shipment.built else "the target is no torch model"
+        return "" if TOLD in shipment.built else "the target is no torch model"
 
     def render(self, shipment: Shipment) -> Mapping[str, bytes]:
         return {**{path: shipment.built[path] for path in shipment.built}, README: _readme(shipment).encode()}

@@ -3,32 +3,27 @@
 import contextlib
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from optimizer.space import Json, Point, digest
-from optimizer.targets.native import Limits, NativeRunner
-from optimizer.targets.torch.target import IMPORTED, TorchTarget
-from optimizer.targets.torch.told import resolved
-from optimizer.targets.torch.workers import Zygote
+from optimizer.targets.native import NativeRunner
+from optimizer.targets.torch.target import TorchTarget
 from optimizer.trial import Artifact
 
 
 @dataclass(frozen=True)
 class ExportedTarget:
-    """place: the export; told: its model.json; folder: where the baseline is built, a temporary one.
+    """place: the export; told: its model.json; unmodified: the model before all changes, of which an export carries no
+    weights where drawn ones are as fast.
 
     The point of model.json is the export, which is never built again; any other is built as in a search.
     """
 
     place: Path
     told: Mapping[str, Any]
-    folder: Path
-    limits: Limits
-    gpu: str | None = None
-    zygote: Zygote = field(default_factory=lambda: Zygote(IMPORTED), compare=False)
+    unmodified: TorchTarget
 
     @property
     def shares_cpu(self) -> bool:
@@ -44,21 +39,6 @@ class ExportedTarget:
 
     def fingerprint(self) -> Mapping[str, Json]:
         return {"export": digest(dict(self.told))}
-
-    @cached_property
-    def unmodified(self) -> TorchTarget:
-        """The model before all changes. Where an export carries no weights of it, drawn ones: they are as fast."""
-        return TorchTarget(
-            task=str(self.told["task"]),
-            options=resolved(self.told["options"], self.place),
-            baseline=self.baseline,
-            device=str(self.told["device"]),
-            folder=self.folder,
-            cache=self.folder / "cache",
-            limits=self.limits,
-            gpu=self.gpu,
-            zygote=self.zygote,
-        )
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
         if point != self.point:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from torchmodels import MODELS, failure
+from torchmodels import MODELS, exported_at, failure
 
 from optimizer.errors import ConfigError
 from optimizer.space import Point, Value
@@ -38,7 +38,7 @@ def ship(zygote: Zygote, cache: Path, tmp_path: Path) -> Ship:
         out = tmp_path / "export"
         out.mkdir()
         target.export(target.build(Point(knobs)), out)
-        return ExportedTarget(out, described(out), tmp_path / "scratch", LIMITS, zygote=zygote)
+        return exported_at(out, target)
 
     return make
 
@@ -163,7 +163,7 @@ def test_an_export_is_the_same_bytes_each_time(ship: Ship, tmp_path: Path) -> No
     first = {path.name: path.read_bytes() for path in target.place.rglob("*") if path.is_file()}
     again = tmp_path / "again"
     again.mkdir()
-    whole = replace(target.unmodified, options=MLP, folder=tmp_path / "built", cache=target.unmodified.cache)
+    whole = replace(target.unmodified, options=MLP, folder=tmp_path / "built")
     whole.export(whole.build(target.point), again)
     assert {path.name: path.read_bytes() for path in again.rglob("*") if path.is_file()} == first
 

@@ -9,13 +9,14 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra models")
 
+from torchmodels import exported_at
+
 from optimizer.space import Json, Point, Value
 from optimizer.targets.native import Limits
 from optimizer.targets.torch.exported import ExportedTarget
 from optimizer.targets.torch.language import language_task
 from optimizer.targets.torch.load import load_model
 from optimizer.targets.torch.target import TorchTarget
-from optimizer.targets.torch.told import described
 from optimizer.targets.torch.workers import Zygote
 
 pytestmark = pytest.mark.extra
@@ -43,7 +44,7 @@ def exported(
     target = TorchTarget("language", OPTIONS, baseline, "cpu", place / "built", place / "cache", LIMITS, zygote=zygote)
     (place / "export").mkdir()
     target.export(target.build(Point(knobs)), place / "export")
-    return ExportedTarget(place / "export", described(place / "export"), place / "scratch", LIMITS, zygote=zygote)
+    return exported_at(place / "export", target)
 
 
 def greedy(ids: list[int], count: int) -> list[int]:
