@@ -41,7 +41,9 @@ class LiveMeter:
             block = self._block(runner, count)
             (disturbed if is_disturbed(block, self.plan) else quiet).append(block)
             taken = joined(quiet)
-            if self._settled(taken, best):
+            if self._hopeless(taken, best):
+                return once | taken | {"given_up": (1.0,)}
+            if self._settled(taken):
                 return once | taken
             everything = joined(quiet + disturbed)
             spent_s, so_far = self.clock() - start, self._count(everything)
@@ -90,13 +92,15 @@ class LiveMeter:
     def _count(self, samples: Samples) -> int:
         return len(samples.get(self.goal.first.metric, ()) or max(samples.values(), key=len, default=()))
 
-    def _settled(self, samples: Samples, best: Estimate | None) -> bool:
+    def _hopeless(self, samples: Samples, best: Estimate | None) -> bool:
+        """Whether the point is worse than the best with high confidence: what racing is."""
         first = self.goal.first
-        values = samples.get(first.metric, ())
-        if self.plan.give_up_early and len(self.goal.objectives) == 1 and first.statistic == "median":
-            losses = [first.loss(v) for v in values]
-            if hopeless(losses, best):
-                return True
+        if not self.plan.give_up_early or len(self.goal.objectives) > 1 or first.statistic != "median":
+            return False
+        return hopeless([first.loss(v) for v in samples.get(first.metric, ())], best)
+
+    def _settled(self, samples: Samples) -> bool:
+        values = samples.get(self.goal.first.metric, ())
         if len(values) < self.plan.min_samples:
             return False
         return len(values) >= self.plan.max_samples or all(

@@ -37,6 +37,7 @@ _METRICS = (
     Metric("items_per_s", "1/s", "higher", "items per second, as the benchmark counts them"),
     Metric("prefill_tokens_per_s", "1/s", "higher", "prompt tokens per second"),
     Metric("cpu_time_s", "s", "lower", "CPU time of one inference, all threads"),
+    Metric("given_up", "1", None, "1: sampling stopped early, worse than the best with high confidence"),
     Metric("foreign_load_pct", "%", None, "share of the machine that others used meanwhile"),
     Metric("gpu_utilization_pct", "%", "higher", "share of time in which the GPU ran a kernel"),
     Metric("memory_utilization_pct", "%", None, "share of time in which GPU memory was read or written"),

@@ -84,9 +84,11 @@ def test_a_slow_point_gets_three_readings_whatever_the_time() -> None:
 def test_a_hopeless_point_is_given_up() -> None:
     best = Estimate(0.01, 0.0099, 0.0101, 20)
     hopeless = Scripted([0.09, 0.11] * 40)
-    meter_of(hopeless, rel_error=0.001).measure(hopeless, best)
+    given_up = meter_of(hopeless, rel_error=0.001).measure(hopeless, best)
     patient = Scripted([0.09, 0.11] * 40)
-    meter_of(patient, rel_error=0.001, give_up_early=False).measure(patient, best)
+    whole = meter_of(patient, rel_error=0.001, give_up_early=False).measure(patient, best)
+    assert given_up["given_up"] == (1.0,)
+    assert "given_up" not in whole
     assert sum(hopeless.asked) < sum(patient.asked)
 
 

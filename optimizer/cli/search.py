@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from optimizer.config import Setup, composed, load
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, read
 from optimizer.report.markdown import leader, load_warning, passed_over, verdict_line
+from optimizer.report.savings import savings
 from optimizer.session import Outcome
 from optimizer.space import Json
 from optimizer.stats import Judgement
@@ -160,6 +162,7 @@ def document(outcome: Outcome, journal: Path) -> Json:
         if tracking is None
         else {"uri": tracking.uri, "experiment_id": tracking.experiment_id, "run_id": tracking.run_id},
         "seconds": dict(study.ending.seconds) if study.ending else {},
+        "saved": [asdict(saving) for saving in savings(trials)],
     }
     if tracking is not None:
         found["seconds"]["tracking"] = outcome.tracking_s

@@ -7,6 +7,7 @@ from statistics import median
 from optimizer.journal import Study
 from optimizer.metrics import METRICS
 from optimizer.report.importance import MOST, importance
+from optimizer.report.savings import savings
 from optimizer.stats import Judgement, quantile
 from optimizer.text import changes, duration, quantity, value_text
 from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
@@ -23,7 +24,7 @@ def markdown(study: Study) -> str:
         best = leader(study)
         sections += [_comparison(study, best), _changed(study, best), _limits(study, best)]
         sections += [_front(study), _importance(study)]
-    sections += [_failures(study), _warnings(study), _effort(study), _place(study)]
+    sections += [_failures(study), _warnings(study), _effort(study), _saved(study), _place(study)]
     return "\n\n".join(s for s in sections if s) + "\n"
 
 
@@ -231,6 +232,15 @@ def _effort(study: Study) -> str:
     seconds = study.ending.seconds if study.ending else {}
     rows = [[stage, duration(s)] for stage, s in seconds.items() if s >= 0.5]
     return f"## Effort\n\n{text}" + (f"\n\n{_table(['stage', 'time'], rows)}" if rows else "")
+
+
+def _saved(study: Study) -> str:
+    """What the search did not have to do."""
+    found = savings(study.trials)
+    if not found:
+        return ""
+    rows = [[s.what, str(s.trials), "" if s.seconds is None else duration(s.seconds), s.how] for s in found]
+    return f"## What was saved\n\n{_table(['', 'trials', 'about', 'estimated by'], rows)}"
 
 
 def _place(study: Study) -> str:

@@ -6,14 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simple import constraints
+from simple import constraints, recipe_of, searched, strategy_of
 
 from optimizer.config.native import found_compilers
 from optimizer.errors import ConfigError
 from optimizer.expression import parse
+from optimizer.feasible import Feasible
+from optimizer.measure import StillMeter
+from optimizer.objective import Goal, Objective
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Effect, Int, Knob, Point, Space
+from optimizer.strategies.model import ModelProposer
 from optimizer.targets.builds import knob_words
+from optimizer.targets.cache import BuildCache
 from optimizer.targets.native import Limits, NativeTarget, code_key
 from optimizer.targets.units import Compiler
 from optimizer.trial import Artifact, Reason, TrialError
@@ -316,6 +321,21 @@ def test_code_keys_ignore_build_ids(tmp_path: Path) -> None:
 
     assert built("a", "-Wl,--build-id=0x1234") == built("b", "-Wl,--build-id=0x5678")
     assert built("c", "-O0") != built("d", "-O3", "-DNDEBUG", "-fno-pie", "-no-pie")
+
+
+def test_a_search_for_short_compile_times_goes_the_same_way_with_a_warm_cache(tmp_path: Path) -> None:
+    """A build taken over tells the time of the first, so what a strategy learns does not depend on the cache."""
+    recipe = recipe_of(SPACE, goal=Goal((Objective("compile_time_s"),)), strategy="auto")
+    told = []
+    for folder in ("cold", "warm"):
+        cache = BuildCache.opened(tmp_path / "cache", 1 << 30, "here")
+        target = probe(tmp_path, folder=tmp_path / folder, cache=cache)
+        strategy = strategy_of(recipe, ModelProposer(Feasible(SPACE), 1, recipe.seed))
+        trials, _ = searched(recipe, target, 5, strategy=strategy, meter=StillMeter())
+        told.append([(t.point, t.artifact and t.artifact.facts["compile_time_s"]) for t in trials if t.artifact])
+        cached = [t for t in trials if t.artifact and "build_cached" in t.artifact.facts]
+        assert len(cached) >= (len(told[0]) if folder == "warm" else 0)
+    assert told[0] == told[1]
 
 
 def test_no_scratch_is_left_behind(shared: Path) -> None:
