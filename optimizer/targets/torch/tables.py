@@ -10,6 +10,7 @@ from optimizer.space import Json
 from optimizer.targets.torch.parts import Backend, Knobs, Task, Transform
 
 MODELS = 'pip install "inference-optimizer[models]"'
+TENSORRT = 'pip install "inference-optimizer[tensorrt]"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +60,39 @@ def _aoti() -> Backend:
     return Aoti()
 
 
+def _onnxruntime() -> Backend:
+    from optimizer.targets.torch.backends.onnx import OnnxRuntime
+
+    return OnnxRuntime()
+
+
+def _openvino() -> Backend:
+    from optimizer.targets.torch.backends.openvino import OpenVino
+
+    return OpenVino()
+
+
+def _tensorrt() -> Backend:
+    from optimizer.targets.torch.backends.tensorrt import TensorRt
+
+    return TensorRt()
+
+
+ONNX = ("onnx", "onnx_ir", "onnxscript", "onnxruntime")
 BACKENDS: Mapping[str, Offer] = {
     "eager": Offer(_eager),
     "torchscript": Offer(_torchscript, ships=("*.torchscript",)),
     "compile": Offer(_compile, programs=("g++",)),
     "aoti": Offer(_aoti, programs=("g++",), ships=("*.pt2",)),
+    "onnxruntime": Offer(
+        _onnxruntime, ONNX, MODELS, devices=("cpu",), ships=("*.onnx", "weights.bin"), runtime=("onnxruntime", "onnx-ir")
+    ),
+    "openvino": Offer(
+        _openvino, (*ONNX, "openvino"), MODELS, devices=("cpu",), ships=("*.xml", "*.bin"), runtime=("openvino",)
+    ),
+    "tensorrt": Offer(
+        _tensorrt, ("torch_tensorrt",), TENSORRT, devices=("cuda",), ships=("*.ep",), runtime=("torch-tensorrt",)
+    ),
 }
 """A new backend is a file in backends/, a function above, a line here and a value of the knob `backend`."""
 

@@ -114,7 +114,7 @@ def _build(document: Mapping[str, Json], protocol: TextIO) -> None:
     _wait(work.device)
     compile_s = time.perf_counter() - start
     options.trimmed(work.folder)
-    facts = {**work.facts, **built.facts, "compile_time_s": compile_s, "threads": threads_used(work.knobs)}
+    facts = {"threads": threads_used(work.knobs), **work.facts, **built.facts, "compile_time_s": compile_s}
     notes = {**work.notes, **built.notes}
     _say(protocol, {"built": {"code": built.code, "coded": sorted(built.coded), "facts": facts, "notes": notes}})
 
@@ -168,7 +168,7 @@ class Runner:
         spent = time.perf_counter() - start
         loading = work.facts.get("load_s", 0.0) + work.facts.get("transform_s", 0.0) - before
         evidence = work.backend.evidence(job)
-        self.facts = {**evidence, "compile_warm_s": spent - loading, "threads": threads_used(work.knobs)}
+        self.facts = {"threads": threads_used(work.knobs), **evidence, "compile_warm_s": spent - loading}
         self._repeats = 0  # not calibrated yet
 
     def verify(self) -> Mapping[str, Json]:

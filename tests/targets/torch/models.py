@@ -8,9 +8,9 @@ from torch import Tensor, nn
 Call = Callable[..., Tensor]
 
 
-def tiny(batch: int = 2, width: int = 16) -> tuple[nn.Module, tuple[Tensor, ...]]:
-    net = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 4))
-    return net, (torch.randn(batch, 8),)
+def tiny(batch: int = 2, width: int = 16, features: int = 8) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    net = nn.Sequential(nn.Linear(features, width), nn.ReLU(), nn.Linear(width, 4))
+    return net, (torch.randn(batch, features),)
 
 
 def images() -> tuple[nn.Module, tuple[Tensor, ...]]:
