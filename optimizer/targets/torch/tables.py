@@ -85,7 +85,7 @@ BACKENDS: Mapping[str, Offer] = {
     "compile": Offer(_compile, programs=("g++",)),
     "aoti": Offer(_aoti, programs=("g++",), ships=("*.pt2",)),
     "onnxruntime": Offer(
-        _onnxruntime, ONNX, MODELS, devices=("cpu",), ships=("*.onnx", "weights.bin"), runtime=("onnxruntime", "onnx-ir")
+        _onnxruntime, ONNX, MODELS, devices=("cpu",), ships=("*.onnx", "weights.bin"), runtime=("onnxruntime",)
     ),
     "openvino": Offer(
         _openvino, (*ONNX, "openvino"), MODELS, devices=("cpu",), ships=("*.xml", "*.bin"), runtime=("openvino",)
