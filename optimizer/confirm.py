@@ -24,7 +24,7 @@ REMATCH_SHARE = 0.3  # of the time for the whole confirmation
 
 
 @dataclass(frozen=True)
-class _Entrant:
+class Entrant:
     """A trial that takes part, built again (from the cache where it is still there)."""
 
     trial: Trial
@@ -41,7 +41,7 @@ class _Round:
 
 
 @dataclass(frozen=True)
-class _Rounds:
+class Rounds:
     """What came of some rounds."""
 
     rounds: tuple[_Round, ...] = ()
@@ -61,7 +61,7 @@ def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
     Where no finalist beats the baseline, the baseline meets itself: the verdict is `same`, with this machine's noise.
     Without a baseline that can be built and run there is no verdict.
     """
-    match = _Match(recipe, bench)
+    match = Match(recipe, bench)
     home = match.entrant(trials[0])
     if home is None:
         return Ending(None)
@@ -108,7 +108,7 @@ def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
 
 
 @dataclass(frozen=True)
-class _Match:
+class Match:
     """How two entrants are compared in one search."""
 
     recipe: Recipe
@@ -118,14 +118,14 @@ class _Match:
     def __post_init__(self) -> None:
         object.__setattr__(self, "metric", self.recipe.goal.first.metric)
 
-    def entrant(self, trial: Trial) -> _Entrant | None:
+    def entrant(self, trial: Trial) -> Entrant | None:
         try:
             artifact, _ = self.bench.executor.build(self.bench.target, trial.point).result()
         except TrialError:
             return None
-        return _Entrant(trial, artifact)
+        return Entrant(trial, artifact)
 
-    def by_rematch(self, entrants: Sequence[_Entrant], home: _Entrant) -> list[_Entrant]:
+    def by_rematch(self, entrants: Sequence[Entrant], home: Entrant) -> list[Entrant]:
         """Best first, by a few rounds against the baseline; entrants that fail now are left out."""
         if len(entrants) < 2:
             return list(entrants)
@@ -135,9 +135,16 @@ class _Match:
         alive = [e for e in entrants if gains[id(e)]]
         return sorted(alive, key=lambda e: -estimate(gains[id(e)]).median)
 
-    def rounds(self, a: _Entrant, b: _Entrant, count: int, seconds: float) -> _Rounds:
+    def rounds(self, a: Entrant, b: Entrant, count: int, seconds: float) -> Rounds:
+        """What `played` gives; none where one side fails now."""
+        try:
+            return self.played(a, b, count, seconds)
+        except TrialError:
+            return Rounds()
+
+    def played(self, a: Entrant, b: Entrant, count: int, seconds: float) -> Rounds:
         """`count` undisturbed rounds, or what `seconds` leave time for (but enough for an interval, where an interval
-        is wanted); none where one side fails now."""
+        is wanted); none where a side lacks the metric. Raises TrialError as the sides do."""
         start = self.bench.clock()
         quiet: list[_Round] = []
         disturbed: list[_Round] = []
@@ -148,18 +155,15 @@ class _Match:
                 break
             if taken >= 3 * count:
                 break
-            try:
-                found = self._round(a, b)
-            except TrialError:
-                return _Rounds()
+            found = self._round(a, b)
             if found is None:
-                return _Rounds()
+                return Rounds()
             busy = found.load_pct > self.recipe.plan.max_foreign_load_pct or found.throttled
             (disturbed if busy else quiet).append(found)
         enough = len(quiet) >= fewest
-        return _Rounds(tuple(quiet if enough else quiet + disturbed))
+        return Rounds(tuple(quiet if enough else quiet + disturbed))
 
-    def _round(self, a: _Entrant, b: _Entrant) -> _Round | None:
+    def _round(self, a: Entrant, b: Entrant) -> _Round | None:
         """A B B A; None where the metric is missing or can't give a ratio."""
         if self.metric in a.artifact.facts:
             visits, load_pct = [self._build_reading(entrant) for entrant in (a, b, b, a)], 0.0
@@ -177,7 +181,7 @@ class _Match:
         throttled = any(map(is_throttled, visits))
         return _Round(gain, joined([visits[0], visits[3]]), joined(visits[1:3]), load_pct, throttled)
 
-    def _visits(self, a: _Entrant, b: _Entrant) -> tuple[list[Samples], float]:
+    def _visits(self, a: Entrant, b: Entrant) -> tuple[list[Samples], float]:
         """Readings of four turns, and the load of others during them."""
         meter, target = self.bench.meter, self.bench.target
         with target.open(a.artifact) as mine, target.open(b.artifact) as theirs:
@@ -191,12 +195,12 @@ class _Match:
         loads = [v["foreign_load_pct"][0] for v in visits if v.get("foreign_load_pct")]
         return visits, median(loads) if loads else 0.0
 
-    def _build_reading(self, entrant: _Entrant) -> Samples:
+    def _build_reading(self, entrant: Entrant) -> Samples:
         """What a build tells, from a build made anew: the compile time is what is compared."""
         artifact, _ = self.bench.executor.build(self.bench.target, entrant.trial.point, fresh=True).result()
         return {name: (value,) for name, value in artifact.facts.items()}
 
-    def broken_limits(self, found: _Rounds) -> list[str]:
+    def broken_limits(self, found: Rounds) -> list[str]:
         """The limits that the readings of the rounds break, though the search's few readings kept them."""
         mine, theirs = joined([r.mine for r in found.rounds]), joined([r.theirs for r in found.rounds])
         broken = []

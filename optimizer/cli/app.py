@@ -195,6 +195,31 @@ def export(
 
 
 @app.command()
+def verify(
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="The folder of an export.")],
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=6, help="Interleaved rounds; unset: as it was proved.", show_default=False),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", min=0, help="For the rounds; unset: as it was proved.", show_default=False),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Check answers and speed of an export on this machine against what was promised.
+
+    \b
+    Baseline and winner are built from the export alone, verified, and measured interleaved. Exit codes: 0 kept,
+    1 broken (wrong answers, an edited file, or a ratio whose interval lies below the promised one less the
+    tolerance), 2 it can't be measured here.
+    """
+    from optimizer.cli.verify import command
+
+    command(export, rounds, seconds, as_json=json)
+
+
+@app.command()
 def track(
     journal: Annotated[str, typer.Argument(metavar="JOURNAL", help="A journal, a study's folder or its name.")],
     words: Places = None,

@@ -4,19 +4,27 @@ The target is made of its node of the configuration, which stands in provenance.
 baseline is built from its point. The winner is made of the exported files themselves, in the way that the export names.
 """
 
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from optimizer.config.made import Builds, Made
 from optimizer.config.targets import made_of
 from optimizer.errors import ConfigError
 from optimizer.export.exported import Exported
+from optimizer.export.flags import FLAGS
+from optimizer.export.header import HEADER
 from optimizer.export.model import MODEL
-from optimizer.export.provenance import FROM_POINT
+from optimizer.export.provenance import FROM_FILES, FROM_POINT
+from optimizer.export.words import flag_words, macro_words
 from optimizer.protocols import Target
 from optimizer.recipe import Recipe
 from optimizer.space import Choice, Json, Knob, Point, Space
+from optimizer.targets.native import NativeTarget
+from optimizer.targets.shipped import Buildable, FromFiles
 
 
 @dataclass(frozen=True)
@@ -29,6 +37,10 @@ class Reopened:
     baseline: Point
 
 
+NARROWED = ("native", "cuda", "torch")
+"""Kinds of targets whose making asks what this machine has: they need no more than the two points do."""
+COMPILED = ("native", "cuda")
+"""Kinds of targets that compile with any words."""
 Reopen = Callable[[Exported, Made], Target]
 """Gives a target like made.target whose build(winner's point) is made of the exported files, and which opens both."""
 
@@ -42,13 +54,18 @@ def reopened(exported: Exported, folder: Path) -> Reopened:
             f"{', '.join(REOPENS)}."
         )
     recipe = exported.recipe
+    if exported.target.get("kind") == "replay":
+        raise ConfigError(f"{exported.folder} comes from a recording: there is nothing that could be run again.")
     # An exported model is never built again, so nothing of its point need work here but what loads it.
     packed = exported.reopens == MODEL
-    space = _space_of(recipe.space, exported.baseline, *(() if packed else (exported.point,)))
+    space = recipe.space
+    if exported.target.get("kind") in NARROWED:
+        space = _space_of(space, exported.baseline, *(() if packed else (exported.point,)))
     node = _model_node(exported) if packed else exported.target
-    made = made_of(node, space, recipe.plan, Builds(folder), recipe.device)
-    made = replace(made, target=REOPENS[exported.reopens](exported, made))
+    made = made_of(node, space, recipe.plan, Builds(folder.resolve()), recipe.device)
     point, baseline = (_here(p, made.space) for p in (exported.point, exported.baseline))
+    made = replace(made, target=REOPENS[exported.reopens](replace(exported, point=point, baseline=baseline), made))
+    made.prepare()
     return Reopened(replace(recipe, space=made.space), made, point, baseline)
 
 
@@ -86,8 +103,33 @@ def _from_point(exported: Exported, made: Made) -> Target:
     return made.target
 
 
+def _built(exported: Exported, made: Made) -> Target:
+    """A program compiled with the exported flags and macros; of a target with commands of its own, by its point."""
+    target, flags, header = made.target, exported.path(FLAGS), exported.path(HEADER)
+    if exported.target.get("kind") not in COMPILED:
+        return target
+    if isinstance(target, NativeTarget):  # g++ and clang++ read both files themselves
+        words = [f"@{flags.resolve()}"] if flags else flag_words(made.space, exported.point, target.flags)
+        words += ["-include", str(header.resolve())] if header else macro_words(made.space, exported.point)
+        return FromFiles(target, exported.point, tuple(words))
+    words = _words_in(flags) if flags else flag_words(made.space, exported.point, exported.target.get("flags") or ())
+    words += _macros_in(header) if header else macro_words(made.space, exported.point)
+    return FromFiles(cast(Buildable, target), exported.point, tuple(words))
+
+
+def _words_in(flags: Path) -> list[str]:
+    """NVRTC reads no files."""
+    return shlex.split(flags.read_text(encoding="utf-8"))
+
+
+def _macros_in(header: Path) -> list[str]:
+    defined = re.findall(r"^#define (\w+) (.*)$", header.read_text(encoding="utf-8"), re.MULTILINE)
+    return [f"-D{name}={value}" for name, value in defined]
+
+
 REOPENS: Mapping[str, Reopen] = {
     FROM_POINT: _from_point,
     MODEL: _from_model,
+    FROM_FILES: _built,
 }
 """A new way is a line here; an exporter's `reopens` names it."""

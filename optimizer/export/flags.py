@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
+from optimizer.export.provenance import FROM_FILES
 from optimizer.export.shipment import Shipment
 from optimizer.export.words import compiles, flags_of
 
@@ -12,7 +13,7 @@ FLAGS = "flags.rsp"
 @final
 class Flags:
     text = f"{FLAGS}: the compiler's words, for g++ @{FLAGS} and nvcc --options-file {FLAGS}"
-    reopens = ""
+    reopens = FROM_FILES
 
     def unfit(self, shipment: Shipment) -> str:
         return "" if compiles(shipment) else "nothing of this study is compiled with flags"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
+from optimizer.export.provenance import FROM_FILES
 from optimizer.export.shipment import Shipment
 from optimizer.export.words import kinds, macros_of
 
@@ -12,7 +13,7 @@ HEADER = "config.h"
 @final
 class Header:
     text = f"{HEADER}: the kernel's macros, for g++ -include {HEADER}"
-    reopens = ""
+    reopens = FROM_FILES
 
     def unfit(self, shipment: Shipment) -> str:
         return "" if "macro" in kinds(shipment) else "no knob of this study is a macro of a source"

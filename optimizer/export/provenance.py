@@ -13,6 +13,8 @@ from optimizer.trial import Measured, metrics_of
 PROVENANCE = "provenance.json"
 VERSION = 2
 """Of the document: 1 had neither promise nor files."""
+FROM_FILES = "built"
+"""How the winner is opened where exported flags and macros say it: the target compiles with them."""
 FROM_POINT = "point"
 """How the winner is opened where no exported file says it: the target builds its point."""
 

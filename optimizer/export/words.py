@@ -1,32 +1,35 @@
-"""Which words of compilers does a trial stand for?"""
+"""Which words of compilers does a point stand for?"""
 
 from collections.abc import Mapping, Sequence
 
 from optimizer.export.shipment import Shipment
-from optimizer.space import Space
-from optimizer.trial import Trial
+from optimizer.space import Point, Space
 
 
-def flag_words(space: Space, trial: Trial, base: Sequence[str]) -> list[str]:
+def flag_words(space: Space, point: Point, base: Sequence[str]) -> list[str]:
     """The compiler's words: the target's own, then the knobs' flags."""
     words = list(base)
     for knob in space.knobs:
-        if knob.effect.kind == "flag" and knob.name in trial.point:
-            words += knob.effect.words(trial.point[knob.name])
+        if knob.effect.kind == "flag" and knob.name in point:
+            words += knob.effect.words(point[knob.name])
     return words
 
 
 def flags_of(shipment: Shipment) -> list[str]:
-    return flag_words(shipment.space, shipment.trial, shipment.study.recipe.target.options.get("flags") or [])
+    return flag_words(shipment.space, shipment.trial.point, shipment.study.recipe.target.options.get("flags") or [])
 
 
-def macros(space: Space, trial: Trial) -> Mapping[str, str]:
-    active = [k for k in space.knobs if k.effect.kind == "macro" and k.name in trial.point]
-    return {k.effect.name: k.effect.word(trial.point[k.name]) for k in active}
+def macros(space: Space, point: Point) -> Mapping[str, str]:
+    active = [k for k in space.knobs if k.effect.kind == "macro" and k.name in point]
+    return {k.effect.name: k.effect.word(point[k.name]) for k in active}
+
+
+def macro_words(space: Space, point: Point) -> list[str]:
+    return [f"-D{name}={value}" for name, value in macros(space, point).items()]
 
 
 def macros_of(shipment: Shipment) -> Mapping[str, str]:
-    return macros(shipment.space, shipment.trial)
+    return macros(shipment.space, shipment.trial.point)
 
 
 def kinds(shipment: Shipment) -> set[str]:

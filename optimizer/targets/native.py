@@ -82,21 +82,26 @@ class NativeTarget:
 
     def command(self, point: Point) -> tuple[str, ...]:
         """The command that builds a point, sources and output named as they lie here."""
+        return self._command(point, self.words(point))
+
+    def _command(self, point: Point, words: Sequence[str]) -> tuple[str, ...]:
         sources = (str(s) for s in (self.source, *self.more))
-        return self._linking(point, [*self._words(point), f"-I{self.include}", *sources])
+        return self._linking(point, [*words, f"-I{self.include}", *sources])
 
     def _linking(self, point: Point, words: Sequence[str]) -> tuple[str, ...]:
         compiler = self._compiler(point)
         support = [str(self._support_path(compiler, s)) for s in self.support]
         return (compiler.path, *words, *support, "-o", "program")
 
-    def _words(self, point: Point) -> tuple[str, ...]:
+    def words(self, point: Point) -> tuple[str, ...]:
+        """Flags and macros of a point."""
         return (*self.flags, *knob_words(self.space, point))
 
     def preview(self, point: Point) -> tuple[str, ...]:
         """The commands that build and run a point, for people."""
         environment = [f"{name}={value}" for name, value in self.environment(point).items()]
-        return (" ".join(self.command(point)), " ".join([*environment, "./program", *self.arguments(point)]))
+        run = " ".join([*environment, "./program", *self.arguments(point)])
+        return (" ".join(self.command(point)), run)
 
     def arguments(self, point: Point) -> tuple[str, ...]:
         """The run-time words of a point: the scenario's options, then the knobs'."""
@@ -116,10 +121,17 @@ class NativeTarget:
         return found
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
-        key = digest([self._hashes, self._compiler(point).version, list(canonical(self._words(point)))])
+        return self.built(point, self.words(point), fresh=fresh, cache=self._sure_cache)
+
+    def built(
+        self, point: Point, words: Sequence[str], *, fresh: bool = False, cache: BuildCache | None = None
+    ) -> Artifact:
+        """A point compiled with these words in place of its own. Files that they name (@file, -include) are told apart
+        by their paths alone, so what is built of them is no matter for the cache."""
+        key = digest([self._hashes, self._compiler(point).version, list(canonical(words))])
 
         def made(scratch: Path, place: Path) -> Artifact:
-            log, times = self._built(point, scratch, fresh=fresh)
+            log, times = self._compiled(point, words, scratch, fresh=fresh)
             program = scratch / "program"
             return Artifact(
                 key=place.name,
@@ -129,21 +141,23 @@ class NativeTarget:
                 facts={**times, "binary_bytes": float(program.stat().st_size)},
             )
 
-        artifact = kept_or_made(self.folder, key, made, fresh=fresh, cache=self._sure_cache)
+        artifact = kept_or_made(self.folder, key, made, fresh=fresh, cache=cache)
         return replace(
             artifact,
-            command=self.command(point),
+            command=self._command(point, words),
             arguments=self.arguments(point),
             environment=self.environment(point),
         )
 
-    def _built(self, point: Point, scratch: Path, *, fresh: bool) -> tuple[str, dict[str, float]]:
+    def _compiled(
+        self, point: Point, words: Sequence[str], scratch: Path, *, fresh: bool
+    ) -> tuple[str, dict[str, float]]:
         """What the compiler said and how long it took; the program lies in `scratch`. Of several units the time is
         that of one after the other and the link, whenever and beside whatever each was compiled."""
         if not self.more:
-            done = compiled(self.command(point), self.limits.timeout_s, scratch)
+            done = compiled(self._command(point, words), self.limits.timeout_s, scratch)
             return done.output, dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
-        compiler, words = self._compiler(point), self._words(point)
+        compiler = self._compiler(point)
         units = self._units(None if self.times_count else self.launcher)
         objects = list(
             self._pool.map(

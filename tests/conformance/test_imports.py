@@ -10,7 +10,7 @@ ORDER = [
     "__init__", "errors", "files", "expression", "space", "feasible", "trial", "metrics", "stats", "objective",
     "text", "recipe", "protocols", "strategies", "process", "targets", "nvml", "telemetry", "device", "executors",
     "measure", "study", "confirm", "journal", "listeners", "readers", "race", "report", "export", "resources",
-    "config", "session", "cli", "__main__",
+    "config", "session", "production", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
     "mlflow": {"listeners/mlflow.py", "export/registry.py", "export/pyfunc_model.py"},

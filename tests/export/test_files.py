@@ -56,7 +56,7 @@ def test_the_compiler_reads_the_response_file_as_it_was_searched(study: Study, t
     )
     command = ["g++", "@flags.rsp", "-E", "-P", "x.cpp"]
     exported_flags = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    words = flag_words(SPACE, study.trials[1], ["-std=c++17"])
+    words = flag_words(SPACE, BEST, ["-std=c++17"])
     searched = subprocess.run(
         ["g++", *words, "-E", "-P", "x.cpp"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -69,7 +69,7 @@ def test_the_header_gives_a_kernel_the_macros(study: Study, tmp_path: Path) -> N
     (tmp_path / "config.h").write_bytes(files["config.h"])
     (tmp_path / "x.cpp").write_text("static_assert(TILE == 16);\n")
     subprocess.run(["g++", "-std=c++17", "-include", "config.h", "-c", "x.cpp"], cwd=tmp_path, check=True)
-    assert macros(SPACE, study.trials[1]) == {"TILE": "16"}
+    assert macros(SPACE, BEST) == {"TILE": "16"}
 
 
 def test_the_provenance_holds_what_proves_it(study: Study) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -82,8 +82,15 @@ class CudaTarget:
         return self._class(self.scenario.options, self.scenario.files, point)
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
+        cache = None if self._reads.computed else self.cache
+        return self.built(point, (*self.flags, *knob_words(self.space, point)), fresh=fresh, cache=cache)
+
+    def built(
+        self, point: Point, words: Sequence[str], *, fresh: bool = False, cache: BuildCache | None = None
+    ) -> Artifact:
+        """A point compiled with these words in place of its own flags and macros."""
         operation, toolchain, arch = self.operation(point), self._toolchain(point), self._arch(point)
-        words = self.words(point, operation)
+        words = (*words, *_derived(operation))
         key = digest([self._hashes, toolchain.version, arch, list(canonical(words)), self._launched(point)])
 
         def made(scratch: Path, place: Path) -> Artifact:
@@ -98,7 +105,6 @@ class CudaTarget:
                 facts={**facts_of(built.cubin, built.log, operation.blocks, arch), **built.facts},
             )
 
-        cache = None if self._reads.computed else self.cache
         artifact = kept_or_made(self.folder, key, made, fresh=fresh, cache=cache)
         return replace(artifact, arguments=self.arguments(point))
 
@@ -120,8 +126,7 @@ class CudaTarget:
 
     def words(self, point: Point, operation: Operation) -> tuple[str, ...]:
         """Flags and macros of a point in the order of the space's knobs, then what launch.py derives from it."""
-        words = (*self.flags, *knob_words(self.space, point))
-        return (*words, *(f"-D{name}={value}" for name, value in operation.macros.items()))
+        return (*self.flags, *knob_words(self.space, point), *_derived(operation))
 
     @contextmanager
     def open(self, artifact: Artifact) -> Iterator["NativeRunner | CompiledOnly"]:
@@ -180,6 +185,11 @@ class CudaTarget:
         return {
             os.path.relpath(p, self.include): file_hash(p) for p in {self.launch, *beside, *above, *self._reads.files}
         }
+
+
+def _derived(operation: Operation) -> tuple[str, ...]:
+    """Macros that launch.py makes of a point."""
+    return tuple(f"-D{name}={value}" for name, value in operation.macros.items())
 
 
 class CompiledOnly:

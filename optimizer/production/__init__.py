@@ -1,0 +1,1 @@
+"""Is what was shipped still what was promised?"""
