@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from sys import intern
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +24,7 @@ from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
 from optimizer.space import Json, Point
 from optimizer.stats import Judgement, Verdict
-from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Reason, Samples, Stage, Summary, Trial
+from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Packed, Reason, Samples, Stage, Summary, Trial
 
 FORMAT = "optimizer-journal"
 VERSION = 1
@@ -137,7 +138,7 @@ def trial_from(document: Json) -> Trial:
         summaries = {str(name): Summary(**told) for name, told in document.get("summaries", {}).items()}
         outcome = Measured(check, _samples(document["samples"]), document["same_as"], summaries)
     return Trial(
-        candidate=Candidate(int(document["number"]), Point(document["point"])),
+        candidate=Candidate(int(document["number"]), Point({intern(str(n)): v for n, v in document["point"].items()})),
         outcome=outcome,
         seconds=_numbers(document["seconds"]),
         artifact=_artifact(document["artifact"]),
@@ -153,8 +154,8 @@ def _artifact(document: Json) -> Artifact | None:
     return Artifact(**{**document, **words, "facts": _numbers(document["facts"])})
 
 
-def _samples(document: Mapping[str, Any]) -> dict[str, tuple[float, ...]]:
-    return {str(name): tuple(float(v) for v in values) for name, values in document.items()}
+def _samples(document: Mapping[str, Any]) -> Samples:
+    return Packed({intern(str(name)): tuple(float(v) for v in values) for name, values in document.items()})
 
 
 def _settings_from(document: Json) -> Settings:
@@ -164,7 +165,8 @@ def _settings_from(document: Json) -> Settings:
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): float(value) for name, value in document.items()}
+    """Names are the same in every line, and a long study has many lines."""
+    return {intern(str(name)): float(value) for name, value in document.items()}
 
 
 def _ending_document(ending: Ending) -> Json:

@@ -89,6 +89,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             ending = replace(ending, interrupted=interrupted, seconds=seconds)
             journal.on_end(ending)
             screen.on_end(ending)
+            trials.clear()  # the study is read from its journal below: one copy in memory is enough
         finally:
             screen.stop()
             flush_s = time.perf_counter()

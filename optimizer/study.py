@@ -19,6 +19,7 @@ from optimizer.trial import (
     Failed,
     Measured,
     Outcome,
+    Packed,
     Reason,
     Stage,
     Trial,
@@ -274,7 +275,8 @@ def _evaluated(
                 with stack:
                     stage = Stage.MEASURE
                     with _timed(seconds, stage, bench.clock):
-                        outcome = Measured(check, seat.meter.measure(runner, seen.estimate(recipe.goal.first)))
+                        samples = seat.meter.measure(runner, seen.estimate(recipe.goal.first))
+                        outcome = Measured(check, Packed(samples))
     except TrialError as error:
         outcome = Failed(stage, error.reason, error.log)
     return Trial(pending.candidate, outcome, seconds, artifact, started_at_s)

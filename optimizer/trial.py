@@ -1,8 +1,11 @@
 """What was tried and what came of it. Values only: nothing here runs, reads or writes."""
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
+from itertools import accumulate, chain
 from statistics import median
 
 from optimizer.space import Point, digest
@@ -45,6 +48,37 @@ class Check:
 
 Samples = Mapping[str, tuple[float, ...]]
 """Raw readings by metric, in SI base units: {"latency_s": (1.2e-3, …), "energy_j": …}."""
+
+
+class Packed(Mapping[str, tuple[float, ...]]):
+    """Readings at 8 bytes each: a long search keeps those of every trial, and a float object takes 32."""
+
+    __slots__ = ("_readings", "_shape")
+
+    def __init__(self, samples: Samples) -> None:
+        self._shape = _shape(tuple((name, len(values)) for name, values in samples.items()))
+        self._readings = array("d", chain.from_iterable(samples.values()))
+
+    def __getitem__(self, name: str) -> tuple[float, ...]:
+        start, end = self._shape[name]
+        return tuple(self._readings[start:end])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shape)
+
+    def __len__(self) -> int:
+        return len(self._shape)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+@lru_cache(maxsize=4096)
+def _shape(lengths: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[int, int]]:
+    """Where each metric's readings begin and end; shared by the many trials that have as many of each."""
+    ends = list(accumulate(length for _, length in lengths))
+    starts = [0, *ends]
+    return {name: (start, end) for (name, _), start, end in zip(lengths, starts, ends, strict=False)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from optimizer.recipe import Budget, Plan
 from optimizer.space import Point
 from optimizer.study import search
 from optimizer.targets.replay import PlayedMeter, Replay
-from optimizer.trial import Artifact, Check, Failed, Measured, Reason, Samples, Stage, Trial, TrialError
+from optimizer.trial import Artifact, Check, Failed, Measured, Packed, Reason, Samples, Stage, Trial, TrialError
 
 
 def test_number_0_is_the_baseline_then_the_known_good_points() -> None:
@@ -326,3 +326,15 @@ def test_an_interrupt_leaves_what_was_yielded() -> None:
         for trial in search(recipe, strategy_of(recipe), bench, Budget(trials=50)):
             seen.append(trial)  # noqa: PERF402
     assert [t.number for t in seen] == [0, 1, 2, 3]
+
+
+def test_readings_are_kept_small_and_read_as_they_were() -> None:
+    samples = {"latency_s": (0.25, 1e-300, -3.0), "none": (), "peak_memory_bytes": (2.0**60,)}
+    packed = Packed(samples)
+    assert packed == samples and dict(packed) == samples
+    assert list(packed) == list(samples)
+    assert packed["none"] == ()
+    with pytest.raises(KeyError):
+        packed["other"]
+    trials, _ = searched(recipe_of(), synthetic(), 3)
+    assert all(isinstance(t.outcome.samples, Packed) for t in trials if isinstance(t.outcome, Measured))
