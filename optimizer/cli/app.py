@@ -184,8 +184,13 @@ def export(
     Kinds (--to):
       flags         flags.rsp, for g++ @flags.rsp and nvcc --options-file
       header        config.h: the kernel's macros
+      cmake         winner.cmake to include, and CMakePresets.json
       program       what was built
       model         a torch model with the load.py that loads it
+      env           winner.env: variables to run with
+      modelfile     a Modelfile for Ollama
+      llama-server  arguments of llama.cpp's server
+      vllm          a configuration of vllm serve
       hydra         an experiment file of this program
       json          all of it as one object
     """

@@ -3,20 +3,30 @@
 from collections.abc import Mapping, Sequence
 
 from optimizer.errors import ConfigError, nearest
+from optimizer.export.cmake import CMake
+from optimizer.export.env import Env
 from optimizer.export.experiment import Experiment
 from optimizer.export.flags import Flags
 from optimizer.export.header import Header
+from optimizer.export.llama_server import LlamaServer
 from optimizer.export.model import Model
+from optimizer.export.modelfile import Modelfile
 from optimizer.export.plain import Plain
 from optimizer.export.program import Program
 from optimizer.export.provenance import FROM_POINT, PROVENANCE, provenance
 from optimizer.export.shipment import Exporter, Shipment
+from optimizer.export.vllm import Vllm
 
 EXPORTERS: Mapping[str, Exporter] = {
     "flags": Flags(),
     "header": Header(),
+    "cmake": CMake(),
     "program": Program(),
     "model": Model(),
+    "env": Env(),
+    "modelfile": Modelfile(),
+    "llama-server": LlamaServer(),
+    "vllm": Vllm(),
     "hydra": Experiment(),
     "json": Plain(),
 }
