@@ -27,8 +27,28 @@ def quantity(metric: str, value: float) -> str:
             return f"{value / size:.3g} {prefix}{unit}" if unit != "1/s" else f"{value:.3g} /s"
 
 
+def unit_for(metric: str, value: float) -> tuple[float, str]:
+    """What the metric is divided by, and the unit it is in then, so that `value` reads well: for an axis."""
+    match unit := unit_of(metric):
+        case "s":
+            return _unit(value, _SECONDS)
+        case "B":
+            return _unit(value, _BYTES)
+        case "1" | None:
+            return 1.0, ""
+        case "%" | "1/s":
+            return 1.0, unit
+        case _:
+            size, prefix = _unit(value, _SI)
+            return size, f"{prefix}{unit}"
+
+
+def _unit(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
+    return next(((s, n) for s, n in units if abs(value) >= s), units[-1])
+
+
 def _scaled(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    size, name = next(((s, n) for s, n in units if abs(value) >= s), units[-1])
+    size, name = _unit(value, units)
     number = value / size
     return f"{number:.3g} {name}" if abs(number) < 1000 else f"{number:.0f} {name}"
 

@@ -102,16 +102,25 @@ def report(
         Path | None,
         typer.Option(
             "--out",
-            help="The folder for report.md and report.json; unset: the study's own, of several reports/NAME.",
+            help="The folder for report.md, report.json and report.html; unset: the study's own, of several "
+            "reports/NAME.",
             show_default=False,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", help="Another file for the page with the pictures.", show_default=False),
+    ] = None,
     json: AsJson = False,
 ) -> None:
-    """Report on a study, or on several together: what was found, how sure it is, and what spoils the data."""
+    """Report on a study, or on several together: what was found, how sure it is, and what spoils the data.
+
+    \b
+    Printed as Markdown, and written beside it as JSON and as one page (HTML) with pictures that needs no network.
+    """
     from optimizer.cli.report import command
 
-    command(words, out, as_json=json)
+    command(words, out, html, as_json=json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from optimizer.cli.sources import found_in, split_words
 from optimizer.cli.studies import settings_of
 from optimizer.errors import ConfigError
 from optimizer.report.compare import Comparison, Side, compare, side_of, side_of_export
-from optimizer.report.overview_markdown import table
+from optimizer.report.markdown import table
 from optimizer.text import quantity
 
 SETTINGS = ("studies_dir", "metric")

@@ -13,7 +13,7 @@ from optimizer.export.shipment import Shipment
 from optimizer.export.table import chosen, exported
 from optimizer.files import write_whole
 from optimizer.journal import Study, read
-from optimizer.report.markdown import verdict_line
+from optimizer.report.verdict import verdict_line
 from optimizer.space import Json
 from optimizer.trial import Trial
 

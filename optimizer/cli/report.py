@@ -1,8 +1,8 @@
-"""The command report: one study's page, or an overview of several."""
+"""The command report: one study, or an overview of several, as Markdown, JSON and a page."""
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,35 +12,44 @@ from optimizer.errors import ConfigError
 from optimizer.files import write_whole
 from optimizer.journal import Study
 from optimizer.report.markdown import markdown
-from optimizer.report.overview import document, overview
+from optimizer.report.overview import Overview, document, overview
 from optimizer.report.overview_markdown import findings_markdown, overview_markdown
+from optimizer.report.page.page import page
+from optimizer.report.page.trials import Runs
 
 LISTED = 10
 
 
-def command(words: Sequence[str], out: Path | None, *, as_json: bool) -> None:
+def command(words: Sequence[str], out: Path | None, html: Path | None, *, as_json: bool) -> None:
+    """`html`: where the page is written; None: beside the others."""
     names, typed = split_words(words, PLACES)
     if not names:
         raise ConfigError("report needs a study: python -m optimizer report NAME.")
     settings = settings_of(typed)
     found = [found_in(name, settings) for name in names]
-    studies = list({s.id or s.name: s for f in found for s in f.studies}.values())
+    runs = {s.id or s.name: r for f in found for s, r in zip(f.studies, f.runs, strict=False) if r is not None}
+    studies = _named(list({s.id or s.name: s for f in found for s in f.studies}.values()))
     title = studies[0].name if len(studies) == 1 else " and ".join(Path(f.word).name or f.word for f in found)
-    seen = overview(_named(studies), title)
-    text = _page(studies[0]) if len(studies) == 1 else overview_markdown(seen)
+    seen = overview(studies, title)
+    text = _single(studies[0], seen) if len(studies) == 1 else overview_markdown(seen)
     told = json.dumps(document(seen), ensure_ascii=False, allow_nan=False)
-    print(told if as_json else text, end="\n" if as_json else "")
-    _leave(found)
     folder = out or _folder(names, studies, settings, title)
+    where = html or folder / "report.html"
     write_whole(folder / "report.md", text.encode())
     write_whole(folder / "report.json", told.encode())
-    if len(studies) > 1:
-        print(f"written to {folder}", file=sys.stderr)
+    write_whole(where, page(seen, studies, _by_name(studies, runs)))
+    print(told if as_json else text, end="\n" if as_json else "")
+    _leave(found)
+    print(f"the page: {where}", file=sys.stderr)
 
 
-def _page(study: Study) -> str:
-    more = findings_markdown(overview([study], study.name))
-    return markdown(study) + (f"\n{more}\n" if more else "")
+def _by_name(studies: Sequence[Study], runs: Mapping[str, Runs]) -> dict[str, Runs]:
+    return {s.name: runs[s.id or s.name] for s in studies if (s.id or s.name) in runs}
+
+
+def _single(study: Study, seen: Overview) -> str:
+    more = findings_markdown(seen)
+    return markdown(study, seen.importance.get(study.name, {})) + (f"\n{more}\n" if more else "")
 
 
 def _named(studies: Sequence[Study]) -> list[Study]:
@@ -56,7 +65,7 @@ def _named(studies: Sequence[Study]) -> list[Study]:
 
 def _folder(names: Sequence[str], studies: Sequence[Study], settings: dict[str, str], title: str) -> Path:
     path = journal_of(names[0], settings) if len(names) == 1 and len(studies) == 1 else None
-    return path.parent if path is not None else Path("reports") / title.replace(" ", "-")
+    return path.parent if path is not None else Path("reports") / title.replace(" ", "-").replace("/", "-")
 
 
 def _leave(found: Sequence[Found]) -> None:

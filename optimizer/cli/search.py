@@ -14,8 +14,8 @@ from optimizer.cli import INTERRUPTED
 from optimizer.config import Setup, composed, load
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, read
-from optimizer.report.markdown import leader, load_warning, passed_over, verdict_line
 from optimizer.report.savings import savings
+from optimizer.report.verdict import leader, load_warning, passed_over, verdict_line
 from optimizer.session import Outcome
 from optimizer.space import Json
 from optimizer.stats import Judgement

@@ -1,5 +1,4 @@
-"""Which studies do the words of a command name? Names, folders, journals, and benchmark files that were "
-"not ingested."""
+"""Which studies do the words of a command name? Names, folders, journals, benchmark files that were not ingested."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +6,12 @@ from pathlib import Path
 
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
+from optimizer.listeners.tracker import read_status
 from optimizer.readers.ingest import JOURNAL, Taken, files_of, taken
+from optimizer.report.page.trials import Runs
+
+OWN_UI = "http://127.0.0.1:5000"
+"""Where `optimizer ui` answers by default."""
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,7 @@ class Found:
     word: str
     studies: tuple[Study, ...]
     left: tuple[Taken, ...] = ()
+    runs: tuple[Runs | None, ...] = ()  # where each study is in MLflow, as far as that is known
 
 
 def journal_of(name: str, settings: Mapping[str, str]) -> Path | None:
@@ -35,11 +40,11 @@ def is_journal(path: Path) -> bool:
 def found_in(word: str, settings: Mapping[str, str]) -> Found:
     """Raises ConfigError where there is nothing, with the nearest name."""
     if (path := journal_of(word, settings)) is not None:
-        return Found(word, (read(path),))
+        return _journals(word, [path])
     place = Path(word)
     if place.is_dir():
         if journals := sorted(place.rglob(JOURNAL)):
-            return Found(word, tuple(read(p) for p in journals))
+            return _journals(word, journals)
         files = [taken(p) for p in files_of([place])]
         studies = tuple(t.study for t in files if t.study is not None)
         if not studies:
@@ -53,6 +58,19 @@ def found_in(word: str, settings: Mapping[str, str]) -> Found:
     studies_dir = Path(settings.get("studies_dir", "studies"))
     known = [p.parent.name for p in studies_dir.glob(f"*/{JOURNAL}")]
     raise ConfigError(f"There is no study {word} in {studies_dir}.{nearest(word, known)}")
+
+
+def _journals(word: str, paths: Sequence[Path]) -> Found:
+    return Found(word, tuple(read(p) for p in paths), runs=tuple(runs_of(p) for p in paths))
+
+
+def runs_of(journal: Path) -> Runs | None:
+    """Where the study's tracker left its runs. A store that no server shows is shown by `optimizer ui`."""
+    status = read_status(journal)
+    if status is None or status.run_id is None or status.experiment_id is None:
+        return None
+    base = status.uri if status.uri.startswith(("http://", "https://")) else OWN_UI
+    return Runs(f"{base.rstrip('/')}/#/experiments/{status.experiment_id}", status.run_id)
 
 
 def _refused(one: Taken) -> Found:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import median
 
 from optimizer.journal import Study
+from optimizer.readers.ingest import RECORDED
 from optimizer.report.data import links, measured, typical_values, varied
 from optimizer.report.finding import Finding, Test, interval
 from optimizer.report.resampling import ratio_of_medians
@@ -22,6 +23,9 @@ SAME = 1e-9
 
 
 def cold_loads(study: Study) -> list[Trial]:
+    """None in a search: there every trial loads in a process of its own."""
+    if study.recipe.strategy.name != RECORDED:
+        return []
     found = measured(study, "load_s")
     if len(found) < FEWEST:
         return []
@@ -119,7 +123,8 @@ def _mistaken(study: Study, metric: str, knob: str, cold: set[int]) -> Iterator[
         return
     warm_mine = [v for t, v in mine if t.number not in cold]
     warm_others = [v for t, v in known if t.number not in cold and str(t.point.get(knob)) != value]
-    level = f"{knob}={value_text(mine[0][0].point[knob])}"
+    point = mine[0][0].point
+    level = f"{knob}={value_text(point[knob])}" if knob in point else f"{knob} not active"
     figures = {**interval("seeming_ratio", seeming), "cold_at_value": len(cold), "warm_at_value": len(warm_mine)}
     if len(warm_mine) >= 2:
         honest = ratio_of_medians(warm_mine, warm_others)

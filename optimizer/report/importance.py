@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 
+from optimizer.journal import Study
 from optimizer.objective import Objective
 from optimizer.space import Float, Knob, Point, Space, contains
 from optimizer.trial import Measured, Trial, samples_of
@@ -16,6 +17,11 @@ from optimizer.trial import Measured, Trial, samples_of
 FEWEST = 12  # trials; of fewer a forest says nothing
 TREES = 64
 MOST = 200  # trials; of more the forest sees so many, spread evenly: it grows faster than they do and says no more
+
+
+def shares_of(study: Study) -> Mapping[str, float]:
+    """Of a study's first objective; empty where nothing was compared with a baseline."""
+    return importance(study.recipe.space, study.recipe.goal.first, study.trials) if study.baseline else {}
 
 
 def importance(space: Space, objective: Objective, trials: Sequence[Trial]) -> Mapping[str, float]:

@@ -1,6 +1,6 @@
 """What do several studies say together? Everything a report shows, as values; pages are made of it elsewhere.
 
-`overview` computes, `document` gives JSON; Markdown is in overview_markdown.py, and a page would be made of the same
+`overview` computes, `document` gives JSON; Markdown (overview_markdown.py) and the page (page/) are made of the same
 Overview. Every figure carries the trials it came from, as links (study, trial).
 """
 
@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optimizer.journal import Study
-from optimizer.readers.ingest import source_of
+from optimizer.readers.ingest import RECORDED, source_of
 from optimizer.report.advice import Advice, advice
 from optimizer.report.data import (
     Collection,
@@ -25,6 +25,7 @@ from optimizer.report.data import (
 )
 from optimizer.report.finding import Finding
 from optimizer.report.findings import findings
+from optimizer.report.importance import shares_of
 from optimizer.report.spoils import spoils
 from optimizer.space import Json
 from optimizer.text import quantity, value_text
@@ -63,6 +64,7 @@ class Overview:
     findings: Mapping[str, Finding]  # F1, F2, …
     spoils: Mapping[str, Finding]  # D1, D2, …
     advice: tuple[Advice, ...]
+    importance: Mapping[str, Mapping[str, float]]  # of a search's knobs: study → knob → share of the variation
 
 
 def overview(studies: Sequence[Study], title: str) -> Overview:
@@ -83,6 +85,7 @@ def overview(studies: Sequence[Study], title: str) -> Overview:
         found,
         spoilt,
         tuple(given),
+        {s.name: shares for s in data.studies if s.recipe.strategy.name != RECORDED and (shares := shares_of(s))},
     )
 
 
@@ -131,9 +134,9 @@ def _summary(
     """A few sentences by rule: what there is, the strongest finding of each kind that holds, what to do first."""
     failed = data.trials - data.measured
     lines = [
-        f"{len(kept.studies)} studies{f' of {len(data.files)} files' if data.files else ''} with "
-        f"{data.trials} runs, {failed} of them failed"
-        + (f"; {len(data.copies)} files repeat others." if data.copies else ".")
+        f"{_count(len(kept.studies), 'study', 'studies')}"
+        f"{f' of {len(data.files)} files' if data.files else ''} with {_count(data.trials, 'run', 'runs')}, "
+        f"{failed or 'none'} of them failed" + (f"; {len(data.copies)} files repeat others." if data.copies else ".")
     ]
     everything = {**found, **spoilt}
     for kind, figure in LEADING:
@@ -148,6 +151,10 @@ def _summary(
     if given:
         lines.append(f"First of all: {given[0].text}")
     return lines
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return f"{n:,} {one if n == 1 else many}"
 
 
 def _largest(finding: Finding, ending: str) -> float:

@@ -103,14 +103,11 @@ def effect(values: Sequence[float], levels: Sequence[Any], seed: int = 0) -> Eff
     ranked = ranks(array)
     seen = epsilon_squared(ranked, codes, len(names))
     p = kruskal_wallis(array, codes, len(names))
-    shares, ratios = np.empty(times), np.empty(times)
     medians = [float(np.median(array[codes == c])) for c in range(len(names))]
     low, high = int(np.argmin(medians)), int(np.argmax(medians))
-    groups = [np.flatnonzero(codes == c) for c in range(len(names))]
-    for i in range(times):
-        picked = np.concatenate([g[rng.integers(0, len(g), len(g))] for g in groups])
-        shares[i] = epsilon_squared(ranked[picked], codes[picked], len(names))
-        ratios[i] = np.median(array[picked][codes[picked] == high]) / np.median(array[picked][codes[picked] == low])
+    drawn = [(g := np.flatnonzero(codes == c))[rng.integers(0, len(g), (times, len(g)))] for c in range(len(names))]
+    shares = _shares([ranked[d] for d in drawn])
+    ratios = np.median(array[drawn[high]], axis=1) / np.median(array[drawn[low]], axis=1)
     spread = np.quantile(shares, [0.025, 0.975])
     span = np.quantile(ratios, [0.025, 0.975])
     by_code = {i: name for name, i in names.items()}
@@ -122,6 +119,19 @@ def effect(values: Sequence[float], levels: Sequence[Any], seed: int = 0) -> Eff
         p,
         len(array),
     )
+
+
+def _shares(groups: Sequence[Floats]) -> Floats:
+    """epsilon_squared of many resamples at once; each group is (resamples, values)."""
+    n, k = sum(g.shape[1] for g in groups), len(groups)
+    sums = [g.sum(axis=1) for g in groups]
+    level = np.sum(sums, axis=0) ** 2 / n
+    total = np.sum([(g**2).sum(axis=1) for g in groups], axis=0) - level
+    between = np.sum([a**2 / g.shape[1] for a, g in zip(sums, groups, strict=True)], axis=0) - level
+    if n <= k:
+        return np.zeros(len(level))
+    share = (between - (k - 1) * (total - between) / (n - k)) / np.where(total > 0, total, 1.0)
+    return np.asarray(np.where(total > 0, share, 0.0))
 
 
 def epsilon_squared(values: Floats, codes: NDArray[np.int64], groups: int) -> float:

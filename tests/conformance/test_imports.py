@@ -26,6 +26,8 @@ HEAVY = {
     "pynvml": {"nvml.py"},
     "cuda": {"targets/cuda/gpu.py", "targets/cuda/nvrtc.py"},
     "matplotlib": {"report/curves.py"},
+    "jinja2": {"report/page/page.py"},
+    "vl_convert": {"report/page/page.py"},
 }
 """Rule 10: a library that takes long to import is imported by the files that need it, and by no others."""
 

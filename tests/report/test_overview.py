@@ -14,7 +14,8 @@ from optimizer.readers.ingest import files_of, taken
 from optimizer.report.data import Link, is_copy
 from optimizer.report.finding import Finding
 from optimizer.report.overview import Overview, document, overview
-from optimizer.report.overview_markdown import findings_markdown, overview_markdown, ranges
+from optimizer.report.overview_markdown import findings_markdown, overview_markdown
+from optimizer.report.overview_sections import ranges
 from optimizer.report.warmup import far_reading
 from optimizer.trial import Summary
 

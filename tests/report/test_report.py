@@ -10,12 +10,16 @@ from optimizer.journal import Journal, Settings, Study, read
 from optimizer.objective import Goal, Objective
 from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe
-from optimizer.report.importance import importance
-from optimizer.report.markdown import markdown
+from optimizer.report import markdown as rendering
+from optimizer.report.importance import importance, shares_of
 from optimizer.stats import Judgement, Verdict
 from optimizer.trial import Candidate, Measured, Reason, Trial, samples_of
 
 HERE = Environment("a processor", "", {"g++": "g++ 12"}, {"cores": 2}, "abc")
+
+
+def markdown(study: Study) -> str:
+    return rendering.markdown(study, shares_of(study))
 
 
 def study_of(tmp_path: Path, recipe: Recipe, trials: Sequence[Trial], ending: Ending | None = None) -> Study:

@@ -79,7 +79,7 @@ def test_several_devices_at_once_make_no_claim() -> None:
 
 def test_the_report_says_it() -> None:
     study = Study("s", recipe_of(MIXED), Environment("fake"), (ran(0), same_as(1, 0)))
-    text = markdown(study)
+    text = markdown(study, {})
     assert "## What was saved" in text
     assert "| same machine code as an earlier trial | 1 | 3 s |" in text
-    assert "What was saved" not in markdown(replace(study, trials=(ran(0, elapsed_s=13.0),)))
+    assert "What was saved" not in markdown(replace(study, trials=(ran(0, elapsed_s=13.0),)), {})
