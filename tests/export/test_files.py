@@ -123,7 +123,7 @@ def test_one_kind_alone_brings_its_provenance(study: Study) -> None:
 
 
 def test_a_kind_that_does_not_fit_is_refused_with_what_fits(study: Study) -> None:
-    with pytest.raises(ConfigError, match=r"program does not fit: .*flags, header, hydra, json"):
+    with pytest.raises(ConfigError, match=r"program does not fit: .*flags, header, cmake, hydra, json"):
         shipped(study, to=["program"])
 
 
