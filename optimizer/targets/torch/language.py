@@ -37,8 +37,8 @@ SIZES: Mapping[str, int] = {
     "generate_tokens": 16,
     "windows": 6,  # of the test
     "window_tokens": 256,
-    "calibration_windows": 8,
-    "calibration_tokens": 128,
+    "calibration_windows": 4,
+    "calibration_tokens": 256,  # as the windows of the test, so that a compiled entry takes them
 }
 WINDOWS = "windows.safetensors"
 FORCED = 4  # tokens after a prompt whose logits are compared, so that the cache is verified too
