@@ -1,18 +1,19 @@
 """What tests of torch models do to a target: try a point, catch its failure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from optimizer.space import Point, Value
+from optimizer.space import Json, Point, Value
 from optimizer.targets.torch.exported import ExportedTarget
 from optimizer.targets.torch.target import TorchTarget
 from optimizer.targets.torch.told import described, resolved
 from optimizer.trial import Check, Samples, TrialError
 
 MODELS = Path(__file__).parent / "targets/torch/models.py"
+MLP: Mapping[str, Json] = {"net": "mlp", "batch": 4, "features": 32, "hidden": 64, "classes": 8, "seed": 0}
 Make = Callable[..., TorchTarget]
 
 

@@ -186,6 +186,9 @@ def export(
     tolerance_pct: Annotated[
         float, typer.Option("--tolerance-pct", min=0, max=100, help="What `verify` lets the proved ratio lose.")
     ] = 5.0,
+    register: Annotated[
+        bool, typer.Option("--register", help="Make the model the champion of MLflow's model registry.")
+    ] = False,
 ) -> None:
     """Write the winner as files to ship, with a provenance.json that `verify` reads.
 
@@ -205,7 +208,7 @@ def export(
     """
     from optimizer.cli.export import command
 
-    command(study, words or [], to or [], out, force=force, tolerance_pct=tolerance_pct)
+    command(study, words or [], to or [], out, force=force, tolerance_pct=tolerance_pct, register=register)
 
 
 @app.command()

@@ -5,10 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import final
 
-from optimizer.cli.studies import journal_named, settings_of
+from optimizer.cli.registering import NAME, must_be_fit, registered
+from optimizer.cli.studies import PLACES, journal_named, settings_of
 from optimizer.config import composed, nested
 from optimizer.errors import ConfigError
 from optimizer.export.program import PROGRAM
+from optimizer.export.registry import PREVIOUS
 from optimizer.export.shipment import Shipment
 from optimizer.export.table import chosen, exported
 from optimizer.files import write_whole
@@ -21,9 +23,18 @@ MODEL_KIND = "model"
 
 
 def command(
-    name: str, words: Sequence[str], to: Sequence[str], out: Path | None, *, force: bool, tolerance_pct: float
+    name: str,
+    words: Sequence[str],
+    to: Sequence[str],
+    out: Path | None,
+    *,
+    force: bool,
+    tolerance_pct: float,
+    register: bool,
 ) -> None:
-    study = read(journal_named(name, settings_of(words)))
+    settings = settings_of(words, (*PLACES, NAME))
+    path = journal_named(name, settings)
+    study = read(path)
     trial, target = _shipped(study, force=force), target_of(study)
     if drawn(target) and not force:
         raise ConfigError(
@@ -33,14 +44,21 @@ def command(
     folder = out or Path("exports") / study.name
     with _built(study, trial, target, to, folder) as built:
         shipment = Shipment(study, trial, target, nested(study.settings.words), built, tolerance_pct)
-        files = exported(chosen(to, shipment), shipment)
-    for path, content in files.items():
-        write_whole(folder / path, content)
-        if path == PROGRAM:
-            (folder / path).chmod(0o755)
+        kinds = chosen(to, shipment)
+        if register:
+            must_be_fit(study, kinds)
+        files = exported(kinds, shipment)
+    for file, content in files.items():
+        write_whole(folder / file, content)
+        if file == PROGRAM:
+            (folder / file).chmod(0o755)
     print(f"Trial {trial.number} of {study.name} is in {folder}:")
-    for path in sorted(files):
-        print(f"  {path}")
+    for file in sorted(files):
+        print(f"  {file}")
+    if register:
+        done = registered(folder, path, study, settings)
+        before = f", version {done.previous} is {PREVIOUS}" if done.previous else ""
+        print(f"{'It was' if done.known else 'It is'} version {done.version} of {done.name}: {done.uri}{before}.")
 
 
 def _shipped(study: Study, *, force: bool) -> Trial:

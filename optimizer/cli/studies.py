@@ -6,14 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from optimizer.cli import FAILED
 from optimizer.cli.sources import journal_of
 from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
-from optimizer.journal import read
+from optimizer.journal import Study, read
 from optimizer.listeners.mlflow import StoreError, send, sqlite_path
 from optimizer.listeners.tracker import Status, write_status
 
@@ -45,6 +45,12 @@ def track_command(name: str, words: Sequence[str]) -> None:
     settings = settings_of(words)
     path = journal_named(name, settings)
     study = read(path)
+    status = sent(path, study, settings)
+    print(f"{len(study.trials)} trials of {study.name} are in {status.uri}, run {status.run_id}.")
+
+
+def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
+    """Sends what MLflow lacks of a study. Ends the program where it can't be reached."""
     uri = settings.get("tracking.uri") or default_uri(path.resolve().parent.parent)
     experiment = settings.get("tracking.experiment") or study.recipe.target.name
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -54,18 +60,25 @@ def track_command(name: str, words: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
+    with Progress(console=Console(stderr=True), transient=True) as progress, store_reached(uri):
+        task = progress.add_task("sending", total=len(study.trials))
+        copy = send(study, uri, experiment, lambda number: progress.update(task, completed=number))
+    status = Status(uri, copy.experiment_id, copy.parent, len(study.trials))
+    write_status(path, status)
+    return status
+
+
+@contextlib.contextmanager
+def store_reached(uri: str) -> Iterator[None]:
+    """Ends the program with what to do where the store does not answer or refuses."""
     try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            task = progress.add_task("sending", total=len(study.trials))
-            copy = send(study, uri, experiment, lambda sent: progress.update(task, completed=sent))
+        yield
     except StoreError as error:
         print(
             f"error: MLflow at {uri} can't be written to: {error}. Start it, then give this command again.",
             file=sys.stderr,
         )
         raise SystemExit(FAILED) from None
-    write_status(path, Status(uri, copy.experiment_id, copy.parent, len(study.trials)))
-    print(f"{len(study.trials)} trials of {study.name} are in {uri}, run {copy.parent}.")
 
 
 def default_uri(studies_dir: Path) -> str:

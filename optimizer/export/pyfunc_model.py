@@ -5,7 +5,6 @@ parameter `count` says how many ids are to follow.
 """
 
 import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,13 @@ class ExportedModel(PythonModel):  # the class that MLflow asks for
         spec.loader.exec_module(module)
         self._model = module.load_model(folder)
 
-    def predict(self, context: Any, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+    # MLflow reads type hints as the schema of the input; the signature is that already.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
         if "prefill" in self._model.calls:
             ids = np.asarray(model_input).tolist()
             return np.asarray(self._model.generate(ids, int((params or {}).get("count", 16))), dtype=np.int64)
-        several = isinstance(model_input, Mapping)
-        arrays = (
-            [model_input[entry["name"]] for entry in self._model.told["entries"]["forward"]]
-            if several
-            else [model_input]
-        )
+        entries = self._model.told["entries"]["forward"]
+        arrays = [model_input[entry["name"]] for entry in entries] if len(entries) > 1 else [model_input]
         found = self._model.predict(*arrays) if self._model.told["rows"] else self._model(*arrays)
         return {f"output_{i}": y for i, y in enumerate(found)} if isinstance(found, tuple) else found
 

@@ -72,7 +72,7 @@ def test_weights_that_were_changed_since_are_told(place: Path, tmp_path: Path) -
     (tmp_path / "journal.jsonl").write_text(json.dumps(document) + "\n" + "".join(rest))
     said = error("export", str(tmp_path / "journal.jsonl"), "--to", "model", "--force", cwd=place)
     assert "no longer the one that was searched" in said
-    assert "content: other" in said
+    assert "content: 'other' →" in said
 
 
 def test_a_study_of_programs_has_no_model(tmp_path: Path) -> None:

@@ -39,17 +39,26 @@ def load_model(folder: str | Path | None = None) -> "Model":
 
 
 class Model:
-    """`calls`: the compiled entries, by name. They take and return tensors of torch, without any conversion."""
+    """`calls`: the compiled entries, by name. Without any conversion they take and return tensors of torch, or NumPy
+    arrays where the runtime is not torch (`arrays`)."""
 
     def __init__(self, folder: Path, told: Mapping[str, Any], calls: Mapping[str, Callable[..., Any]]) -> None:
         self.folder, self.told, self.calls = folder, told, calls
+        self.arrays = told["backend"] in ARRAYS
 
     def __call__(self, *arrays: Any) -> Any:
         """One batch of exactly the shapes that the model was built for; an array, or a tuple of them."""
         if FORWARD not in self.calls:
             raise ValueError("A language model is called by generate(ids, n).")
-        out = _quietly(self.calls[FORWARD], self._given(arrays))
-        return tuple(map(_array, out)) if isinstance(out, tuple | list) else _array(out)
+        wanted = self.told["entries"][FORWARD]
+        if len(arrays) != len(wanted):
+            raise ValueError(f"This model takes {len(wanted)} inputs, not {len(arrays)}.")
+        for array, entry in zip(arrays, wanted, strict=True):
+            if list(array.shape) != entry["shape"]:
+                shape = tuple(entry["shape"])
+                raise ValueError(f"{entry['name']} has the shape {shape}, not {tuple(array.shape)}; see predict.")
+        out = self._run(FORWARD, [self._given(a, e["dtype"]) for a, e in zip(arrays, wanted, strict=True)])
+        return tuple(map(_array, out)) if len(out) > 1 else _array(out[0])
 
     def predict(self, *arrays: Any) -> Any:
         """Any number of rows: they are cut into batches, the last one is filled up. Inputs and outputs must all have
@@ -72,76 +81,78 @@ class Model:
     def generate(self, ids: Sequence[int] | Sequence[Sequence[int]], count: int) -> list[Any]:
         """The `count` token ids that follow each prompt, the likeliest each time. One prompt or several of one length,
         as many as the model was built for at most; prompt and answer together fit its context."""
-        import torch
-
         if PREFILL not in self.calls:
             raise ValueError("This is no language model: call it, or use predict.")
-        several = bool(ids) and isinstance(ids[0], list | tuple | np.ndarray)
-        rows = torch.tensor(ids if several else [ids], dtype=torch.int64)
-        shapes = [torch.Size(entry["shape"]) for entry in self.told["entries"][PREFILL]]
-        (batch, prompt), context = shapes[0], shapes[2][2]
-        if not 1 <= len(rows) <= batch or rows.shape[1] < 1 or count < 1 or rows.shape[1] + count - 1 > context:
+        several = len(ids) > 0 and isinstance(ids[0], list | tuple | np.ndarray)
+        rows = np.asarray(ids if several else [ids], dtype=np.int64)
+        (batch, prompt), context = self._told(PREFILL, 0)["shape"], self._told(PREFILL, 2)["shape"][2]
+        length = rows.shape[1] if rows.ndim == 2 else 0
+        if not 1 <= len(rows) <= batch or length < 1 or count < 1 or length + count - 1 > context:
             raise ValueError(
-                f"{len(rows)} prompts of {rows.shape[1]} tokens and {count} more: this model takes 1 to {batch} "
-                f"prompts of one length, and {context + 1} tokens with what follows."
+                f"{len(rows)} prompts of {length} tokens and {count} more: this model takes 1 to {batch} prompts of "
+                f"one length, and {context + 1} tokens with what follows."
             )
-        filled = torch.cat([rows, rows[-1:].expand(batch - len(rows), -1)])
-        with torch.no_grad():
-            written = self._written(filled, prompt, shapes, count)
-        answer = [[int(token) for token in row] for row in written[: len(rows)]]
-        return answer if several else answer[0]
+        filled = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
+        answer = self._written(filled, prompt, count)[: len(rows)].tolist()
+        return answer if several else list(answer[0])
 
-    def _written(self, rows: Any, prompt: int, shapes: Any, count: int) -> Any:
+    def _written(self, rows: Any, prompt: int, count: int) -> Any:
         """Prefill reads as many tokens as it was built for; a shorter prompt is filled up behind its end, where nothing
         looks before it is written over, and its last token is read again. What is longer is read token by token."""
-        import torch
-
-        length, device = rows.shape[1], self.told["device"]
-        types = [getattr(torch, entry["dtype"]) for entry in self.told["entries"][PREFILL]]
-        cache = [torch.zeros(s, dtype=t, device=device) for s, t in zip(shapes[2:], types[2:], strict=True)]
-        first = torch.cat([rows, rows[:, -1:].expand(-1, max(0, prompt - length))], dim=1)[:, :prompt].contiguous()
-        logits, *cache = self.calls[PREFILL](first.to(device), torch.arange(prompt, device=device), *cache)
-        place = min(prompt, length)
-        waiting = rows[:, length - 1 :] if length < prompt else rows[:, prompt:]
-        place -= int(length < prompt)
+        length = rows.shape[1]
+        first = np.concatenate([rows, np.repeat(rows[:, -1:], max(0, prompt - length), 1)], axis=1)[:, :prompt]
+        caches = self.told["entries"][PREFILL][2:]
+        state = [self._zeros(entry["shape"], entry["dtype"]) for entry in caches]
+        logits, *state = self._run(PREFILL, [self._given(first), self._given(np.arange(prompt)), *state])
+        again = int(length < prompt)
+        place, waiting = min(prompt, length) - again, rows[:, min(prompt, length) - again :]
         found: list[Any] = []
-        while len(found) < count:
+        while True:
             if waiting.shape[1]:
-                token, waiting = waiting[:, :1].contiguous(), waiting[:, 1:]
+                token, waiting = waiting[:, :1], waiting[:, 1:]
             else:
-                token = logits.argmax(-1, keepdim=True).cpu()
+                token = _array(logits).argmax(-1)[:, None]
                 found.append(token)
                 if len(found) == count:
-                    break
-            logits, *cache = self.calls[DECODE](token.to(device), torch.tensor([place], device=device), *cache)
+                    return np.concatenate(found, axis=1)
+            logits, *state = self._run(DECODE, [self._given(token), self._given(np.array([place])), *state])
             place += 1
-        return torch.cat(found, dim=1)
 
-    def _given(self, arrays: Sequence[Any]) -> list[Any]:
+    def _told(self, entry: str, index: int) -> Mapping[str, Any]:
+        told: Mapping[str, Any] = self.told["entries"][entry][index]
+        return told
+
+    def _run(self, entry: str, given: Sequence[Any]) -> Sequence[Any]:
+        if self.arrays:
+            out = self.calls[entry](*given)
+        else:
+            import torch
+
+            with torch.no_grad():
+                out = self.calls[entry](*given)
+        return out if isinstance(out, tuple | list) else (out,)
+
+    def _given(self, array: Any, dtype: str = "int64") -> Any:
+        """As the runtime wants it."""
+        if self.arrays:
+            return np.ascontiguousarray(array, dtype=dtype)
         import torch
 
-        wanted = self.told["entries"][FORWARD]
-        if len(arrays) != len(wanted):
-            raise ValueError(f"This model takes {len(wanted)} inputs, not {len(arrays)}.")
-        given = []
-        for array, entry in zip(arrays, wanted, strict=True):
-            tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
-            if list(tensor.shape) != entry["shape"]:
-                shape = tuple(entry["shape"])
-                raise ValueError(f"{entry['name']} has the shape {shape}, not {tuple(tensor.shape)}; see predict.")
-            given.append(tensor.to(device=self.told["device"], dtype=getattr(torch, entry["dtype"])))
-        return given
+        tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.to(device=self.told["device"], dtype=getattr(torch, dtype))
 
+    def _zeros(self, shape: Sequence[int], dtype: str) -> Any:
+        if self.arrays:
+            return np.zeros(shape, dtype=dtype)
+        import torch
 
-def _quietly(call: Callable[..., Any], given: Sequence[Any]) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return call(*given)
+        return torch.zeros(list(shape), dtype=getattr(torch, dtype), device=self.told["device"])
 
 
 def _array(tensor: Any) -> Any:
     """bfloat16, which NumPy lacks, as float32."""
+    if isinstance(tensor, np.ndarray):
+        return tensor
     tensor = tensor.detach().cpu()
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
@@ -186,6 +197,78 @@ def _torchscript(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[
     return calls
 
 
+def _onnxruntime(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
+    """With the session's options at the point; what it lacks is ONNX Runtime's own setting."""
+    import onnxruntime
+
+    knobs, options = told["knobs"], onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = {
+        "none": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[knobs.get("ort_optimization", "all")]
+    options.log_severity_level = 3
+    options.intra_op_num_threads = knobs.get("threads", 0)
+    if knobs.get("ort_execution", "sequential") == "parallel":
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+        options.inter_op_num_threads = knobs.get("ort_inter_threads", 0)
+    options.enable_cpu_mem_arena = knobs.get("ort_arena", True)
+    options.enable_mem_pattern = knobs.get("ort_memory_pattern", True)
+    for kind in ("intra", "inter"):
+        spins = "1" if knobs.get("ort_spinning", True) else "0"
+        options.add_session_config_entry(f"session.{kind}_op.allow_spinning", spins)
+    if knobs.get("ort_flush_denormals"):
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+
+    def call(name: str) -> Callable[..., Any]:
+        session = onnxruntime.InferenceSession(
+            str(place / BUILT / f"{name}.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        names = [value.name for value in session.get_inputs()]
+        return lambda *arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+    return {name: call(name) for name in told["entries"]}
+
+
+def _openvino(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
+    """With the properties at the point; what it lacks is OpenVINO's own setting, but float32 is float32."""
+    import openvino
+
+    knobs = told["knobs"]
+    properties: dict[str, Any] = {
+        "PERFORMANCE_HINT": knobs.get("ov_hint", "latency").upper(),
+        "INFERENCE_PRECISION_HINT": knobs.get("ov_precision", "f32"),
+    }
+    for knob, key in (("threads", "INFERENCE_NUM_THREADS"), ("ov_streams", "NUM_STREAMS")):
+        if knobs.get(knob):
+            properties[key] = knobs[knob]
+    if "ov_pinning" in knobs:
+        properties["ENABLE_CPU_PINNING"] = knobs["ov_pinning"]
+    if knobs.get("ov_flush_denormals"):
+        properties["CPU_DENORMALS_OPTIMIZATION"] = True
+    core = openvino.Core()
+
+    def call(name: str) -> Callable[..., Any]:
+        compiled = core.compile_model(core.read_model(place / BUILT / f"{name}.xml"), "CPU", properties)
+        request = compiled.create_infer_request()
+
+        def run(*arrays: Any) -> Sequence[Any]:
+            said = request.infer(list(arrays), share_inputs=True)
+            return [said[i] for i in range(len(said))]
+
+        return run
+
+    return {name: call(name) for name in told["entries"]}
+
+
+def _tensorrt(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
+    import torch_tensorrt
+
+    return {name: torch_tensorrt.load(str(place / BUILT / f"{name}.ep")).module() for name in told["entries"]}
+
+
 def _python(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
     """Runs as Python: the net's code, its pruning and its quantisation are those of the package inference-optimizer."""
     from optimizer.targets.torch.rebuilt import calls_of
@@ -198,4 +281,9 @@ LOADERS: Mapping[str, Callable[[Path, Mapping[str, Any]], Mapping[str, Callable[
     "compile": _python,
     "torchscript": _torchscript,
     "aoti": _aoti,
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "tensorrt": _tensorrt,
 }
+ARRAYS = ("onnxruntime", "openvino")
+"""Backends that need no torch: their calls take and return NumPy arrays."""

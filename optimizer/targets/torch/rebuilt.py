@@ -1,13 +1,13 @@
 """How does an exported model that runs as Python come back? Its net is made anew, cut, quantised, and filled."""
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from optimizer.targets.torch.layout import ChannelsLast
 from optimizer.targets.torch.parts import (
@@ -15,6 +15,7 @@ from optimizer.targets.torch.parts import (
     CHANNELS_LAST,
     Answers,
     Built,
+    Call,
     Calls,
     Entries,
     Job,
@@ -112,10 +113,21 @@ class Exported:
             raise ImportError(f"{self._place / 'load.py'} is not there")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        calls: Calls = module.load_model(self._place).calls
+        model = module.load_model(self._place)
+        calls: Calls = {n: _of_tensors(call) for n, call in model.calls.items()} if model.arrays else model.calls
         for name, inputs in job.entries.items():
             calls[name](*inputs)
         return calls
 
     def evidence(self, job: Job) -> Mapping[str, float]:
         return {}
+
+
+def _of_tensors(call: Callable[..., Any]) -> Call:
+    """A call of arrays as one of tensors, which lie in the same memory."""
+
+    def run(*inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        said = tuple(torch.from_numpy(y) for y in call(*(x.contiguous().numpy() for x in inputs)))
+        return said if len(said) > 1 else said[0]
+
+    return run

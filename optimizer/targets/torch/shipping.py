@@ -13,7 +13,7 @@ from torch import Tensor
 
 from optimizer.space import Json
 from optimizer.targets.torch.jobs import Work
-from optimizer.targets.torch.load import BUILT, FORWARD
+from optimizer.targets.torch.load import ARRAYS, BUILT, FORWARD
 from optimizer.targets.torch.parts import BACKEND, QUANTIZE, THREADS, Calls, Entries
 from optimizer.targets.torch.quantize import SCHEMES
 from optimizer.targets.torch.stored import shapes_of, tensors_of, unwrapped
@@ -106,7 +106,7 @@ def _told(name: str, tensor: Tensor) -> Mapping[str, Any]:
 
 def _requirements(work: Work, backend: str) -> list[str]:
     """The packages that load.py imports at this point, with the versions that were measured."""
-    names = ["numpy", "safetensors", "torch", *BACKENDS[backend].runtime]
+    names = ["numpy", "safetensors", *(() if backend in ARRAYS else ("torch",)), *BACKENDS[backend].runtime]
     if not BACKENDS[backend].ships:
         names.append("inference-optimizer")
         names += ["torchao"] if work.knobs.get(QUANTIZE) in SCHEMES else []

@@ -3,17 +3,16 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from torchmodels import MODELS, exported_at, failure
+from torchmodels import MLP, MODELS, exported_at, failure
 
 from optimizer.errors import ConfigError
-from optimizer.space import Point, Value
+from optimizer.space import Json, Point, Value
 from optimizer.targets.native import Limits
 from optimizer.targets.torch.exported import ExportedTarget
 from optimizer.targets.torch.target import TorchTarget
@@ -23,15 +22,14 @@ from optimizer.trial import Check, Reason
 
 Ship = Callable[..., ExportedTarget]
 LIMITS = Limits(300.0, 8 << 30)
-DIGITS: dict[str, Any] = {"batch": 4}
-MLP: dict[str, Any] = {"net": "mlp", "batch": 4, "features": 32, "hidden": 64, "classes": 8, "seed": 0}
+DIGITS: dict[str, Json] = {"batch": 4}
 
 
 @pytest.fixture
 def ship(zygote: Zygote, cache: Path, tmp_path: Path) -> Ship:
     """Builds a point of a task and exports it."""
 
-    def make(task: str, options: dict[str, Any], **knobs: Value) -> ExportedTarget:
+    def make(task: str, options: Mapping[str, Json], **knobs: Value) -> ExportedTarget:
         target = TorchTarget(
             task, options, Point({"backend": "eager"}), "cpu", tmp_path / "built", cache, LIMITS, zygote=zygote
         )
