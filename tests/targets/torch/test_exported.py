@@ -51,6 +51,8 @@ POINTS: dict[str, dict[str, Value]] = {
     "eager": {"backend": "eager", "threads": 1},
     "torchscript": {"backend": "torchscript", "jit_optimize": "inference", "threads": 2},
     "compile": {"backend": "compile", "freezing": True, "threads": 1},
+    "onnxruntime": {"backend": "onnxruntime", "threads": 1, "ort_optimization": "extended", "quantize": "int8_dynamic"},
+    "openvino": {"backend": "openvino", "threads": 1, "quantize": "int8_weight"},
     "bf16": {"backend": "eager", "quantize": "bf16"},
     "int8_weight": {"backend": "eager", "quantize": "int8_weight", "quantize_head": True},
     "int4_weight": {"backend": "eager", "quantize": "int4_weight", "quantize_group": 32},
@@ -100,7 +102,8 @@ from load import load_model
 model = load_model()
 x = np.linspace(-1, 1, 7 * 32, dtype=np.float32).reshape(7, 32)
 found = {"whole": model(x[:4]).tolist(), "rows": model.predict(x).tolist()}
-found |= {"optimizer": "optimizer" in sys.modules, "threads": __import__("torch").get_num_threads()}
+if sys.modules.get("torch"):
+    found["threads"] = sys.modules["torch"].get_num_threads()
 try:
     model(x)
 except ValueError as error:
@@ -109,24 +112,31 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("backend", ["torchscript", "aoti"])
-def test_what_was_compiled_needs_the_folder_and_torch_alone(ship: Ship, backend: str, tmp_path: Path) -> None:
-    """In a process that can't import this package, from a folder that was moved."""
+@pytest.mark.parametrize(
+    ("backend", "absent"),
+    [("torchscript", ["optimizer"]), ("aoti", ["optimizer"]), ("onnxruntime", ["optimizer", "torch"])],
+)
+def test_what_was_compiled_needs_the_folder_and_its_runtime_alone(
+    ship: Ship, backend: str, absent: list[str], tmp_path: Path
+) -> None:
+    """In a process that can't import what is absent, from a folder that was moved."""
     target = ship("net", MLP, backend=backend, threads=1)
     assert checked(target).errors["export_rel_error"] < 1e-6
     place = target.place.rename(tmp_path / "moved")
-    hidden = "import sys; sys.modules['optimizer'] = None\n" + ALONE.replace('"optimizer" in sys.modules', "False")
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({absent}))\n{ALONE}"
     done = subprocess.run(
         [sys.executable, "-c", hidden, str(place)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["threads"] == 1
+    assert found.get("threads", 1) == 1
     assert "(4, 32), not (7, 32)" in found["refused"]
     rows = np.array(found["rows"])
     assert rows.shape == (7, 8)
     assert np.allclose(rows[:4], found["whole"])
-    assert "inference-optimizer" not in (place / "requirements.txt").read_text()
+    requirements = (place / "requirements.txt").read_text()
+    assert "inference-optimizer" not in requirements
+    assert ("torch==" in requirements) == ("torch" not in absent)
 
 
 def test_a_model_of_ones_own_takes_its_file_along(ship: Ship, tmp_path: Path) -> None:
