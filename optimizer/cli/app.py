@@ -89,6 +89,49 @@ def search(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")] = Path(),
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="command, kernel or torch; unset: asked for.", show_default=False)
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="What the target is called.")] = "mine",
+    build: Annotated[
+        str | None,
+        typer.Option(
+            "--build",
+            help="The command that builds it (&& between several), a kernel's source, or FILE.py:FUNCTION; unset: a "
+            "sample is written.",
+            show_default=False,
+        ),
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", help="The command that runs it, of --kind command.", show_default=False)
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="What is to be best; unset: latency_s.", show_default=False)
+    ] = None,
+    measure: Annotated[
+        str, typer.Option("--measure", help="Where the metric is: wall, json:PATH or regex:PATTERN.")
+    ] = "wall",
+    unit: Annotated[str, typer.Option("--unit", help="Of what is read: ms, MB, …", show_default=False)] = "",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+) -> None:
+    """Write a target, a space and an objective to begin with, for a program or model of your own.
+
+    \b
+    Three questions are asked, or none where --kind is given. What is written works at once:
+      python -m optimizer init tuning --kind command --build 'make -j4' --run ./program
+      python -m optimizer search --config-dir tuning target=mine
+    """
+    from optimizer.cli.init import command
+
+    command(
+        folder,
+        kind=kind, name=name, build=build, run=run, metric=metric, measure=measure, unit=unit, force=force,
+    )  # fmt: skip
+
+
+@app.command()
 def report(
     words: Annotated[
         list[str],

@@ -6,7 +6,7 @@ from pathlib import Path
 from optimizer.config.command_lines import check_placeholders, commands_of
 from optimizer.config.command_reads import answer_of, known_keys, reads_of
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, needed
+from optimizer.config.made import Builds, Made, beside, needed
 from optimizer.config.programs import found_program, version_or_hash
 from optimizer.device import Host, NoDevice, chosen_gpus
 from optimizer.errors import ConfigError
@@ -34,14 +34,14 @@ def command(node: Tree, space: Space | None, plan: Plan, builds: Builds, device:
     if runs and not commands.run:
         raise ConfigError("There is no target.run: write how the program is run, or device=none to measure its build.")
     check_placeholders(commands, answer, space, sources)
-    paths = _paths(commands, answer, [Path(node["home"]), *([sources.folder] if sources else [])])
+    paths = _paths(commands, answer, [beside(node, "."), *([sources.folder] if sources else [])])
     used = version_or_hash([Path(path) for path in paths.values()], builds=bool(commands.build))
     gpus = chosen_gpus(device, used) if device.partition(":")[0] == "cuda" else ()
     host: Device = gpus[0] if gpus else Host(used) if runs else NoDevice(str(node["arch"] or "nothing"), used)
     target = CommandTarget(
         commands=commands,
         sources=sources,
-        copy_source=_flag(node, "copy_source"),
+        copy_source=_flag(node, "copy_source") and bool(commands.build),  # where nothing is built, nothing mixes
         reads=reads_of(node, commands),
         answer=answer,
         space=space,
@@ -61,7 +61,7 @@ def command(node: Tree, space: Space | None, plan: Plan, builds: Builds, device:
 def _sources(node: Tree) -> Sources | None:
     if node["source"] is None:
         return None
-    folder = Path(node["home"], str(node["source"])).resolve()
+    folder = beside(node, node["source"]).resolve()
     if not folder.is_dir():
         raise ConfigError(f"target.source={node['source']}: there is no folder {folder}.")
     if not isinstance(node["ignore"], list):

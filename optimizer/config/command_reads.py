@@ -3,11 +3,11 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from optimizer.config.command_lines import words_of
 from optimizer.config.compose import Tree
+from optimizer.config.made import beside
 from optimizer.errors import ConfigError, nearest
 from optimizer.metrics import unit_of
 from optimizer.targets.command.answers import Answer
@@ -119,7 +119,7 @@ def answer_of(node: Tree, sources: Sources | None) -> Answer:
 
 
 def _expected(node: Tree, spec: Mapping[str, Any], sources: Sources | None) -> bytes:
-    places = [Path(node["home"], str(spec["expected"])), *([sources.folder / str(spec["expected"])] if sources else [])]
+    places = [beside(node, spec["expected"]), *([sources.folder / str(spec["expected"])] if sources else [])]
     for place in places:
         if place.is_file():
             return place.read_bytes()

@@ -146,8 +146,9 @@ class Files:
             except (HydraException, OmegaConfBaseException, YAMLError) as error:
                 raise self._explained(error, given, search_path) from None
         assert isinstance(tree, dict)
-        if "home" in tree["target"]:
-            tree["target"]["home"] = str(tree["target"]["home"] or self._home(choices.get("target", "")))
+        home = self._home(choices.get("target", ""))
+        if "home" in tree["target"] or home is not None:
+            tree["target"]["home"] = str(tree["target"].get("home") or home or Path.cwd())
         _refuse_doubles(files)
         tree["space"] = _constrained(tree["space"] or {}, given.constraints)
         written = {str(k): parse_domain(v, str(k)) for k, v in tree.pop("domains").items()}
@@ -161,10 +162,10 @@ class Files:
             words=tuple(words),
         )
 
-    def _home(self, target: str) -> Path:
-        """What a target's relative paths are meant from: the user's folder that has its file, else where one is."""
+    def _home(self, target: str) -> Path | None:
+        """The user's folder that has the target's file: what its relative paths are meant from."""
         path = self.path(f"target/{target}")
-        return next((f for f in self._own if path is not None and path.is_relative_to(f)), Path.cwd())
+        return next((f for f in self._own if path is not None and path.is_relative_to(f)), None)
 
     def options(self, group: str) -> list[str]:
         """The files of a group: the targets there are, the spaces, …"""

@@ -64,11 +64,16 @@ def needed(space: Space | None, node: Tree) -> Space:
 
 
 def data_file(path: Any, node: Tree) -> Path:
-    """A data file: as given, or beside the kernels."""
-    for place in (Path(str(path)), kernels_dir() / str(path)):
+    """A data file: as given, beside a user's own configuration, or beside the kernels."""
+    for place in (Path(str(path)), beside(node, path), kernels_dir() / str(path)):
         if place.is_file():
             return place.resolve()
     raise ConfigError(f"target={node['name']}: there is no file {path}.")
+
+
+def beside(node: Tree, path: Any) -> Path:
+    """A file of a user's own target: relative to the folder of --config-dir that has the target's file."""
+    return Path(str(node.get("home") or ""), str(path))
 
 
 def data_files(node: Tree) -> dict[str, Path]:

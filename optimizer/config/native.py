@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Mapping
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, data_files, needed, with_compilers, words_of
+from optimizer.config.made import Builds, Made, data_file, data_files, needed, with_compilers, words_of
 from optimizer.device import Host
 from optimizer.recipe import Plan
 from optimizer.resources import kernels_dir
@@ -19,9 +19,9 @@ COMPILERS = {"g++": "gcc (Debian: apt install g++)", "clang++": "clang (Debian: 
 def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     compilers, kernels = with_compilers(needed(space, node), found_compilers(), COMPILERS), kernels_dir()
     space, used = compilers.space, compilers.used
-    sources = [str(s) for s in node.get("sources") or [node["source"]]]
+    sources = [data_file(s, node) for s in node.get("sources") or [node["source"]]]
     target = NativeTarget(
-        source=kernels / sources[0],
+        source=sources[0],
         support=tuple(kernels / s for s in node["support"]),
         include=kernels,
         options=words_of(node, "options"),
@@ -31,7 +31,7 @@ def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: 
         limits=Limits(plan.timeout_s, plan.memory_bytes),
         flags=tuple(node.get("flags") or BASE_FLAGS),
         files=data_files(node),
-        more=tuple(kernels / s for s in sources[1:]),
+        more=tuple(sources[1:]),
         cache=builds.cache,
         launcher=builds.launcher,
         times_count=builds.times_count,

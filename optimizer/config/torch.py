@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, needed
+from optimizer.config.made import Builds, Made, beside, needed
 from optimizer.config.native import found_compilers
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
@@ -107,9 +107,11 @@ def _options(node: Tree) -> Mapping[str, Any]:
     options = {str(k): v for k, v in (node.get("options") or {}).items()}
     where, colon, what = str(options.get("model") or "").rpartition(":")
     if colon and where.endswith(".py"):
-        if not Path(where).is_file():
-            raise ConfigError(f"target.options.model={where}:{what}: there is no file {Path(where).resolve()}.")
-        options["model"] = f"{Path(where).resolve()}:{what}"
+        own = beside(node, where)
+        path = own if own.is_file() else Path(where)
+        if not path.is_file():
+            raise ConfigError(f"target.options.model={where}:{what}: there is no file {path.resolve()}.")
+        options["model"] = f"{path.resolve()}:{what}"
     return options
 
 
