@@ -3,10 +3,13 @@
 import shutil
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, data_file, data_files, needed, with_compilers, words_of
+from optimizer.config.made import Builds, Made, beside, data_files, needed, with_compilers, words_of
 from optimizer.device import Host
+from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
 from optimizer.resources import kernels_dir
 from optimizer.space import Space
@@ -19,7 +22,7 @@ COMPILERS = {"g++": "gcc (Debian: apt install g++)", "clang++": "clang (Debian: 
 def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     compilers, kernels = with_compilers(needed(space, node), found_compilers(), COMPILERS), kernels_dir()
     space, used = compilers.space, compilers.used
-    sources = [data_file(s, node) for s in node.get("sources") or [node["source"]]]
+    sources = [_source(node, s) for s in node.get("sources") or [node["source"]]]
     target = NativeTarget(
         source=sources[0],
         support=tuple(kernels / s for s in node["support"]),
@@ -38,6 +41,15 @@ def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: 
     )
     host = Host({c.name: c.version for c in used.values()})
     return Made(target, space, host, device, {}, compilers.missing, prepare=target.prepare, preview=target.preview)
+
+
+def _source(node: Tree, path: Any) -> Path:
+    """Of a user's own target beside its file, else of kernels/. Raises ConfigError where it is in neither place."""
+    places = [kernels_dir() / str(path), *([beside(node, path)] if node.get("home") else [])]
+    for place in reversed(places):
+        if place.is_file():
+            return place
+    raise ConfigError(f"target={node['name']}: there is no source {places[-1]}.")
 
 
 def found_compilers() -> Mapping[str, Compiler]:

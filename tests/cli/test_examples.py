@@ -4,8 +4,8 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from commands import command, lines, search_json, started
@@ -13,6 +13,8 @@ from own_program import write
 
 from optimizer.config.programs import found_program
 from optimizer.errors import ConfigError
+from optimizer.journal import read
+from optimizer.trial import Measured, Trial, metrics_of, samples_of
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PLAIN = ("tracking=none", "measure=quick", "measure.confirm.max_seconds=1", "budget.trials=3", "study=s")
@@ -30,7 +32,7 @@ def needs(*programs: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(bool(missing), reason=f"needs {', '.join(missing)}")
 
 
-def searched(example: str, target: str, folder: Path, *words: str) -> list[dict[str, Any]]:
+def searched(example: str, target: str, folder: Path, *words: str) -> Sequence[Trial]:
     """The trials of a short search."""
     copy = folder / "example with a space"
     shutil.copytree(EXAMPLES / example, copy)
@@ -39,15 +41,15 @@ def searched(example: str, target: str, folder: Path, *words: str) -> list[dict[
     assert sorted(p.name for p in (copy / "source").iterdir()) == sorted(
         p.name for p in (EXAMPLES / example / "source").iterdir()
     )  # nothing is built in the sources
-    return [line for line in lines(folder / "studies" / "s" / "journal.jsonl") if line["kind"] == "trial"]
+    return read(folder / "studies" / "s" / "journal.jsonl").trials
 
 
 @pytest.mark.extra
 @needs("cmake", "g++", "make")
 def test_the_cmake_project_is_searched_and_its_export_says_how_it_is_built(tmp_path: Path) -> None:
     trials = searched("cmake", "softmax", tmp_path)
-    assert all("samples" in t["outcome"] for t in trials)
-    assert len(trials[0]["outcome"]["samples"]["latency_s"]) >= 10
+    assert all(isinstance(t.outcome, Measured) for t in trials)
+    assert len(samples_of(trials[0])["latency_s"]) >= 10
     command("export", "s", "--force", "--out", "shipped", cwd=tmp_path)
     provenance = (tmp_path / "shipped" / "provenance.json").read_text()
     assert "-DCMAKE_CXX_FLAGS_RELEASE=" in provenance
@@ -58,7 +60,7 @@ def test_the_cmake_project_is_searched_and_its_export_says_how_it_is_built(tmp_p
 @needs("nvcc", "g++")
 def test_the_cuda_file_is_compiled_and_what_nvcc_tells_is_read(tmp_path: Path) -> None:
     trials = searched("cuda", "reduce_compiled", tmp_path)
-    facts = trials[0]["artifact"]["facts"]
+    facts = metrics_of(trials[0])
     assert facts["registers"] > 8
     assert facts["spill_bytes"] == 0
     assert facts["shared_bytes"] == 256 * 4
@@ -69,7 +71,7 @@ def test_the_cuda_file_is_compiled_and_what_nvcc_tells_is_read(tmp_path: Path) -
 @needs("cargo", "rustc")
 def test_the_rust_program_is_searched_without_the_network(tmp_path: Path) -> None:
     trials = searched("rust", "histogram", tmp_path, "space.lto=choice('off')")
-    assert all("samples" in t["outcome"] for t in trials)
+    assert all(isinstance(t.outcome, Measured) for t in trials)
 
 
 def test_an_interrupt_in_a_run_ends_the_program_and_keeps_what_was_recorded(tmp_path: Path) -> None:
@@ -81,8 +83,8 @@ def test_an_interrupt_in_a_run_ends_the_program_and_keeps_what_was_recorded(tmp_
     process = started("search", "--config-dir", "own", "target=mine", "tracking=none", "study=s", cwd=tmp_path)
 
     def hanging() -> list[int]:
-        trials = [x for x in lines(tmp_path / "studies/s/journal.jsonl") if x["kind"] == "trial"]
-        pids = [int(p.name) for p in marks.iterdir()] if trials else []
+        begun = len(lines(tmp_path / "studies/s/journal.jsonl")) > 1  # the header, then trial 0
+        pids = [int(p.name) for p in marks.iterdir()] if begun else []
         return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
     deadline = time.monotonic() + 60
