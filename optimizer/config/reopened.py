@@ -96,7 +96,7 @@ def _model_node(exported: Exported) -> Mapping[str, Json]:
 def _from_model(exported: Exported, made: Made) -> Target:
     from optimizer.config.torch import exported_target
 
-    return exported_target(exported.folder, made)
+    return exported_target(exported, made)
 
 
 def _from_point(exported: Exported, made: Made) -> Target:

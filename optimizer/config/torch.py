@@ -12,6 +12,7 @@ from optimizer.config.made import Builds, Made, beside, needed
 from optimizer.config.native import found_compilers
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
+from optimizer.export.exported import Exported
 from optimizer.journal import Study
 from optimizer.protocols import Device, Target
 from optimizer.recipe import Plan, differences
@@ -58,11 +59,13 @@ def target_of(node: Tree, baseline: Point, plan: Plan, folder: Path, kind: str, 
     )
 
 
-def exported_target(place: Path, made: Made) -> Target:
+def exported_target(exported: Exported, made: Made) -> Target:
     """The model in an export, and beside it the unmodified one that `made` of the export's own node is."""
+    place = exported.folder.resolve()  # workers work elsewhere
     if not isinstance(made.target, TorchTarget):
         raise ConfigError(f"{place} holds a model, and its provenance.json names a target of another kind.")
-    return ExportedTarget(place, described(place), made.target)
+    proved = exported.recipe.target.options
+    return ExportedTarget(place, described(place), made.target, exported.code_key, proved)
 
 
 def exported_node(place: Path, node: Mapping[str, Any]) -> Tree:

@@ -97,11 +97,17 @@ class TorchTarget:
 
     @contextlib.contextmanager
     def open(self, artifact: Artifact) -> Iterator[NativeRunner]:
+        with self.opened(artifact, {}) as runner:
+            yield runner
+
+    @contextlib.contextmanager
+    def opened(self, artifact: Artifact, more: Mapping[str, Json]) -> Iterator[NativeRunner]:
+        """`more`: what the worker is told besides (worker.py)."""
         place = Path(artifact.path)
         point = json.loads((place / POINT).read_text(encoding="utf-8"))
         with (
             tempfile.TemporaryDirectory(prefix="optimizer-run-") as scratch,
-            self.worker({"act": "run", **self.document(point, place)}, place, Path(scratch)) as worker,
+            self.worker({**self.document(point, place), **more, "act": "run"}, place, Path(scratch)) as worker,
         ):
             yield NativeRunner(worker, worker.answer())
 

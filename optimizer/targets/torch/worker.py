@@ -8,6 +8,9 @@ Forked from zygote.py with a document {act, task, options, knobs, device, folder
     act export    ->  {"exported":{…}}: what model.json in the folder `out` says        and it ends
     act run       ->  {"ready":{"load_s":…,"facts":{…}}}, then it answers verify, run N and quit
 
+`export` in the document names the folder of an exported model, which is then run in place of the point's build;
+`judged_by` one whose baseline's answers stand for those of a model with drawn weights.
+
 Readings are those of the harness: a scenario is repeated inside a reading until it lasts MIN_READING_S, peak memory
 counts from the first run. Whatever a library prints goes to stderr; stdout carries the protocol alone.
 """
@@ -34,7 +37,7 @@ from optimizer.targets.torch.backends import options
 from optimizer.targets.torch.jobs import Work, set_threads, threads_used
 from optimizer.targets.torch.parts import FP32_TOLERANCE, Calls
 from optimizer.targets.torch.probe import missing
-from optimizer.targets.torch.rebuilt import CHANGED, REBUILT_TOLERANCE, changed
+from optimizer.targets.torch.rebuilt import CHANGED, REBUILT_TOLERANCE, answers_of, changed
 from optimizer.targets.torch.shipping import ship
 from optimizer.trial import Reason, TrialError
 
@@ -174,7 +177,10 @@ class Runner:
     def verify(self) -> Mapping[str, Json]:
         work = self._work
         reference = work.reference()
-        answers = work.task.answers(self._calls)
+        if (judged_by := work.document.get("judged_by")) is not None:
+            answers = reference = answers_of(Path(judged_by), "baseline")
+        else:
+            answers = work.task.answers(self._calls)
         check = work.task.judge(answers, reference)
         work.backend.evidence(work.job)
         errors, tolerances = dict(check.errors), {"max_rel_error": work.tolerance}
