@@ -119,11 +119,15 @@ class Match:
         object.__setattr__(self, "metric", self.recipe.goal.first.metric)
 
     def entrant(self, trial: Trial) -> Entrant | None:
-        try:
-            artifact, _ = self.bench.executor.build(self.bench.target, trial.point).result()
-        except TrialError:
-            return None
-        return Entrant(trial, artifact)
+        for _ in range(2):
+            try:
+                artifact, _ = self.bench.executor.build(self.bench.target, trial.point).result()
+            except TrialError as error:
+                if not error.again:
+                    return None
+            else:
+                return Entrant(trial, artifact)
+        return None
 
     def by_rematch(self, entrants: Sequence[Entrant], home: Entrant) -> list[Entrant]:
         """Best first, by a few rounds against the baseline; entrants that fail now are left out."""
@@ -144,18 +148,25 @@ class Match:
 
     def played(self, a: Entrant, b: Entrant, count: int, seconds: float) -> Rounds:
         """`count` undisturbed rounds, or what `seconds` leave time for (but enough for an interval, where an interval
-        is wanted); none where a side lacks the metric. Raises TrialError as the sides do."""
+        is wanted); none where a side lacks the metric. Raises TrialError as the sides do; what somebody else ended is
+        tried once more."""
         start = self.bench.clock()
         quiet: list[_Round] = []
         disturbed: list[_Round] = []
-        fewest = FEWEST if count >= FEWEST else 1
+        fewest, ended_by_others = FEWEST if count >= FEWEST else 1, 0
         while len(quiet) < count:
             taken = len(quiet) + len(disturbed)
             if taken >= fewest and self.bench.clock() - start > seconds:
                 break
             if taken >= 3 * count:
                 break
-            found = self._round(a, b)
+            try:
+                found = self._round(a, b)
+            except TrialError as error:
+                ended_by_others += error.again
+                if ended_by_others == 1 and error.again:
+                    continue
+                raise
             if found is None:
                 return Rounds()
             busy = found.load_pct > self.recipe.plan.max_foreign_load_pct or found.throttled

@@ -1,32 +1,44 @@
 """How is a foreign program run so that it can't hurt the search?
 
-Every program gets a process group of its own, a time limit and a limit on what it may print, and, where it is a program
-under test, a limit on its memory. When it must go, its whole group is killed.
+Every program is started by a process of ours that does nothing else (keeper.py). It leads a process group, has a time
+limit, and limits on what it may print, write and take of memory; when it must go, all goes that it has started. A
+program under test has a scratch folder of its own and, where the system allows it, no network.
 """
 
 import contextlib
 import json
 import math
 import os
-import resource
+import re
 import selectors
 import signal
 import subprocess
+import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
+from optimizer import keeper
+from optimizer.forkserver import Child, ForkServer, NotStartedError
+from optimizer.space import Json
 from optimizer.trial import Reason, TrialError
 
 MAX_LOG = 16_000  # characters kept of a log, from both ends
 MAX_LINE = 16 << 20  # bytes of one answer
-MAX_FILE = 1 << 30  # bytes that a program under test may write into one file
+MAX_FILE = 1 << 30  # bytes that a program may write into one file
+MAX_FOLDER = 4 << 30  # bytes that the files of a program under test may take together
+START_S = 60.0  # for the system to start a program
+WATCH_S = 0.25  # between two looks at what a program takes
+_KILLED = re.compile(
+    r"(Killed|Terminated) signal terminated program|unable to execute command: (Killed|Terminated)|ended by signal 9"
+)
+"""What a compiler's driver says when another process of the compiler was killed: g++, clang++, collect2."""
 
-_LIVE: set[int] = set()  # process groups to kill when the search is interrupted; the only state of this module
+_LIVE: set[int] = set()  # process groups to kill when the search is interrupted
+_KEEPER = ForkServer((sys.executable, "-I", "-S", keeper.__file__, "{socket}"), {}, "Running programs")
 
 
 def kill_all() -> None:
@@ -56,43 +68,47 @@ def held_still(pid: int | None) -> Iterator[None]:
             os.killpg(pid, signal.SIGCONT)
 
 
-@contextlib.contextmanager
-def _group(command: Sequence[str], **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that leads a group of its own; whatever is left of the group is killed at the end."""
-    process = subprocess.Popen(command, start_new_session=True, **options)
-    _LIVE.add(process.pid)
-    try:
-        yield process
-    finally:
-        _kill(process.pid)
-        process.wait()
-        _LIVE.discard(process.pid)
-        for stream in (process.stdin, process.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):  # what the program did not read is lost with it
-                    stream.close()
+def isolation() -> Mapping[str, Json]:
+    """What programs under test are kept from on this machine; recorded with a study. Raises ConfigError."""
+    return {"network": _KEEPER.ready["network"]}
 
 
-class Program(Protocol):
-    """A running program as a conversation sees it: subprocess.Popen is one, a forked worker is another."""
+def request_of(
+    environment: Mapping[str, str],
+    folder: str,
+    memory_bytes: int | None,
+    files: tuple[int, int],
+    *,
+    reserves: bool,
+    watch_s: float,
+) -> dict[str, Any]:
+    """What a fork server is asked for a program under test: variables, its scratch folder, its limits.
 
-    pid: int
-    stdin: IO[bytes] | None
-    stdout: IO[bytes] | None
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Its status, negative for a signal. Raises subprocess.TimeoutExpired."""
-        ...
+    `files`: bytes that one file may have, and all in the folder together; `reserves`: it reserves address space by the
+    hundred GiB, so only what it really takes is limited.
+    """
+    limits = {"RLIMIT_FSIZE": files[0], "RLIMIT_CORE": 0}
+    if memory_bytes is not None and not reserves:
+        limits["RLIMIT_AS"] = memory_bytes
+    return {
+        "environment": dict(environment),
+        "folder": folder,
+        "scratch": True,
+        "limits": limits,
+        "memory_bytes": memory_bytes,
+        "folder_bytes": files[1],
+        "network": False,
+        "watch_s": watch_s,
+    }
 
 
 @contextlib.contextmanager
 def adopted(group: int) -> Iterator[None]:
-    """A process group that somebody else started for us, held like those that are started here."""
+    """A process group that a fork server started for us, known to whoever interrupts the search or holds it still."""
     _LIVE.add(group)
     try:
         yield
     finally:
-        _kill(group)
         _LIVE.discard(group)
 
 
@@ -104,36 +120,50 @@ class Done:
     output: str
     wall_s: float
     cpu_s: float  # of the tool and all processes that it waited for
+    broke: str = ""  # the limit for which it was ended
+
+    @property
+    def killed(self) -> bool:
+        """Somebody else killed it, or a process of its own: nothing is known of what it worked on."""
+        if self.broke:
+            return False
+        return self.status == -signal.SIGKILL or (bool(self.status) and _KILLED.search(self.output) is not None)
 
 
-def run_tool(command: Sequence[str], timeout_s: float, folder: Path) -> Done:
+def run_tool(command: Sequence[str], timeout_s: float, folder: Path, memory_bytes: int | None = None) -> Done:
     """Runs a compiler or the like to its end, stdout and stderr together in `output` (shortened).
 
+    What it leaves in TMPDIR is left in `folder`. memory_bytes: what it may take, None: all there is.
     Raises FileNotFoundError where the program does not exist.
     """
-    start = time.monotonic()
-    with (
-        tempfile.TemporaryFile() as output,
-        _group(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_c_locale()) as process,
-    ):
-        late = threading.Event()
-
-        def end() -> None:
-            late.set()
-            _kill(process.pid)
-
-        timer = threading.Timer(timeout_s, end)
-        timer.start()
+    start, late = time.monotonic(), False
+    variables = {**_c_locale(), "TMPDIR": str(folder.resolve())}
+    request = request_of(variables, str(folder), memory_bytes, (MAX_FILE, MAX_FOLDER), reserves=True, watch_s=WATCH_S)
+    request |= {
+        "command": list(command),
+        "network": True,
+        "folder_bytes": None,
+        "scratch": False,
+    }  # sccache and distcc talk to others
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(tempfile.TemporaryFile())
         try:
-            _, waited, usage = os.wait4(process.pid, 0)
-        finally:
-            timer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(waited)
+            child = stack.enter_context(_KEEPER.child(request, output, START_S, stdout=output))
+        except NotStartedError as error:
+            raise OSError(error.errno or 0, str(error), command[0]) from None
+        stack.enter_context(adopted(child.pid))
+        try:
+            ended = child.ended(timeout_s)
+        except subprocess.TimeoutExpired:
+            late = True
+            child.killed()
+            ended = child.ended()
         return Done(
-            status=None if late.is_set() else process.returncode,
+            status=None if late else ended.status,
             output=_shortened(output),
             wall_s=time.monotonic() - start,
-            cpu_s=usage.ru_utime + usage.ru_stime,
+            cpu_s=ended.cpu_s,
+            broke=ended.broke,
         )
 
 
@@ -158,9 +188,9 @@ class Conversation:
     Every failure is a TrialError: a crash, silence beyond the time limit, memory, nonsense.
     """
 
-    def __init__(self, process: Program, stderr: IO[bytes], timeout_s: float) -> None:
+    def __init__(self, process: Child, stderr: IO[bytes], timeout_s: float) -> None:
         self._process, self._stderr, self._timeout_s = process, stderr, timeout_s
-        self._unread = b""
+        self._unread = bytearray()
         assert process.stdin and process.stdout
         self._stdin, self._stdout = process.stdin, process.stdout
         os.set_blocking(self._stdout.fileno(), False)
@@ -195,17 +225,21 @@ class Conversation:
     def _line(self, deadline: float) -> bytes:
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdout, selectors.EVENT_READ)
-            while b"\n" not in self._unread:
+            end = self._unread.find(b"\n")
+            while end < 0:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
                     raise TrialError(Reason.TIMEOUT, f"no answer within {self._timeout_s:g} s{self._said()}")
                 chunk = self._stdout.read(1 << 16)
                 if not chunk:
                     raise self._ended()
+                known = len(self._unread)
                 self._unread += chunk
+                end = self._unread.find(b"\n", known)
                 if len(self._unread) > MAX_LINE:
                     raise TrialError(Reason.CRASH, f"the program printed a line of more than {MAX_LINE >> 20} MiB")
-        line, _, self._unread = self._unread.partition(b"\n")
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]
         return line
 
     def _error(self, error: Any) -> TrialError:
@@ -218,16 +252,21 @@ class Conversation:
     def _ended(self) -> TrialError:
         """Why a program that should have answered is gone."""
         try:
-            status = self._process.wait(timeout=5)
+            ended = self._process.ended(5.0)
         except subprocess.TimeoutExpired:
             return TrialError(Reason.CRASH, f"the program closed its output and went on{self._said()}")
+        if ended.with_server:
+            return TrialError(Reason.CRASH, f"the process that keeps it was killed{self._said()}", again=True)
+        status, said = ended.status, self._said()
+        if ended.broke:
+            return TrialError(Reason.MEMORY if ended.broke == "memory" else Reason.CRASH, f"it took too much{said}")
         if status == -signal.SIGKILL:
-            return TrialError(Reason.MEMORY, f"killed by the system, most likely for its memory{self._said()}")
+            return TrialError(Reason.MEMORY, f"killed by the system, most likely for its memory{said}", again=True)
         if status < 0:
             name = signal.Signals(-status).name
             hint = " (an instruction that this processor lacks)" if status == -signal.SIGILL else ""
-            return TrialError(Reason.CRASH, f"ended by {name}{hint}{self._said()}")
-        return TrialError(Reason.CRASH, f"ended with status {status} instead of an answer{self._said()}")
+            return TrialError(Reason.CRASH, f"ended by {name}{hint}{said}")
+        return TrialError(Reason.CRASH, f"ended with status {status} instead of an answer{said}")
 
     def _said(self) -> str:
         said = _shortened(self._stderr).strip()
@@ -236,33 +275,25 @@ class Conversation:
 
 @contextlib.contextmanager
 def conversation(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, timeout_s: float, memory_bytes: int | None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    folder: Path,
+    timeout_s: float,
+    memory_bytes: int | None,
+    *,
+    reserves: bool = False,
 ) -> Iterator[Conversation]:
-    """Starts a program under test in `folder`, within its limits (memory_bytes None: as much address space as it
-    likes, as what reserves it by the hundred GiB needs). Raises TrialError(CRASH) where it does not start."""
+    """Starts a program under test in `folder`, its scratch folder, within its limits (memory_bytes None: as much as it
+    likes; `reserves`: it reserves more address space than it takes). Raises TrialError(CRASH) where it can't start."""
+    variables = {**os.environ, "TMPDIR": str(folder), **environment}
+    request = request_of(
+        variables, str(folder), memory_bytes, (MAX_FILE, MAX_FOLDER), reserves=reserves, watch_s=WATCH_S
+    )
     with contextlib.ExitStack() as stack:
         stderr = stack.enter_context(tempfile.TemporaryFile())
-        group = _group(
-            command,
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env={**os.environ, **environment},
-        )
         try:
-            process = stack.enter_context(group)
-        except OSError as error:
+            child = stack.enter_context(_KEEPER.child(request | {"command": list(command)}, stderr, START_S))
+        except NotStartedError as error:
             raise TrialError(Reason.CRASH, f"{command[0]} can't be run: {error}") from None
-        _limit(process.pid, memory_bytes)
-        yield Conversation(process, stderr, timeout_s)
-
-
-def _limit(pid: int, memory_bytes: int | None) -> None:
-    if not hasattr(resource, "prlimit"):
-        return  # not Linux: time and output limits still hold
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        if memory_bytes is not None:
-            resource.prlimit(pid, resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        stack.enter_context(adopted(child.pid))
+        yield Conversation(child, stderr, timeout_s)

@@ -80,6 +80,8 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
                         trials.append(trial)  # what came before an interrupt must stay
                         for text in setup.builds.news():
                             screen.warn(text)
+                        if tracker is not None:
+                            tracker.revive()
                 except KeyboardInterrupt:
                     interrupted = True
                     kill_all()

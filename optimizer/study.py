@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
+from threading import Event
 
 from optimizer.errors import ConfigError
 from optimizer.objective import Objective
@@ -131,7 +132,7 @@ def search(
     def next_trial(one: _Pending) -> Trial | None:
         if one.trial is not None:
             return one.trial.result()
-        return None if late() else _evaluated(one, bench.seats[0], bench, seen, recipe, ())
+        return None if late() else _evaluated(one, bench.seats[0], bench, seen, recipe)
 
     side_by_side = _SideBySide(bench, seen, recipe) if bench.more else None
     try:
@@ -186,6 +187,7 @@ class _SideBySide:
     def __init__(self, bench: Bench, seen: _Seen, recipe: Recipe) -> None:
         self._bench, self._seen, self._recipe = bench, seen, recipe
         self._pool = ThreadPoolExecutor(len(bench.seats), thread_name_prefix="measure")
+        self._closed = Event()
         self._free: SimpleQueue[Seat] = SimpleQueue()
         for seat in bench.seats:
             self._free.put(seat)
@@ -204,12 +206,15 @@ class _SideBySide:
         try:
             if one.build is not None:
                 one.build.exception()  # the time is looked at when measuring could begin
-            return None if late() else _evaluated(one, seat, self._bench, self._seen, self._recipe, earlier)
+            if late():
+                return None
+            return _evaluated(one, seat, self._bench, self._seen, self._recipe, earlier, self._closed.is_set)
         finally:
             self._free.put(seat)
 
     def close(self) -> None:
         """Begins nothing more. What still runs ends by itself: after an interrupt its programs are killed."""
+        self._closed.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -252,11 +257,30 @@ def _accept(baseline: Trial, recipe: Recipe) -> None:
 
 
 def _evaluated(
-    pending: _Pending, seat: Seat, bench: Bench, seen: _Seen, recipe: Recipe, earlier: Sequence[_Pending]
+    pending: _Pending,
+    seat: Seat,
+    bench: Bench,
+    seen: _Seen,
+    recipe: Recipe,
+    earlier: Sequence[_Pending] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Trial:
-    """The one place in which a bad point's TrialError is caught. `earlier`: what is evaluated beside it."""
+    """A trial. `earlier`: what is evaluated beside it. What somebody else ended (the system short of memory kills
+    whatever is large) is tried once more, unless the search was `stopped`: it says nothing of the point."""
+    trial, again = _tried(pending, seat, bench, seen, recipe, earlier)
+    if not again or stopped():
+        return trial
+    if trial.artifact is None:
+        pending.build = bench.executor.build(bench.target, pending.candidate.point)
+    return _tried(pending, seat, bench, seen, recipe, earlier)[0]
+
+
+def _tried(
+    pending: _Pending, seat: Seat, bench: Bench, seen: _Seen, recipe: Recipe, earlier: Sequence[_Pending]
+) -> tuple[Trial, bool]:
+    """The one place in which a bad point's TrialError is caught; and whether that is worth trying once more."""
     seconds: dict[str, float] = {"ask": pending.asking_s}
-    stage, artifact = Stage.BUILD, None
+    stage, artifact, again = Stage.BUILD, None, False
     started_at_s = bench.wall()
     outcome: Outcome
     assert pending.build is not None
@@ -278,8 +302,8 @@ def _evaluated(
                         samples = seat.meter.measure(runner, seen.estimate(recipe.goal.first))
                         outcome = Measured(check, Packed(samples))
     except TrialError as error:
-        outcome = Failed(stage, error.reason, error.log)
-    return Trial(pending.candidate, outcome, seconds, artifact, started_at_s)
+        outcome, again = Failed(stage, error.reason, error.log), error.again
+    return Trial(pending.candidate, outcome, seconds, artifact, started_at_s), again
 
 
 def _twin(identity: str, earlier: Sequence[_Pending]) -> Trial | None:

@@ -118,12 +118,16 @@ class Reason(StrEnum):
 
 
 class TrialError(Exception):
-    """A point failed. The only exception that a target may raise for a bad point."""
+    """A point failed. The only exception that a target may raise for a bad point.
 
-    def __init__(self, reason: Reason, log: str = "") -> None:
+    `again`: somebody else ended it (the system short of memory, a person), so it is worth trying once more.
+    """
+
+    def __init__(self, reason: Reason, log: str = "", *, again: bool = False) -> None:
         super().__init__(f"{reason}: {log}".rstrip(": "))
         self.reason = reason
         self.log = log
+        self.again = again
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,22 @@
 """Foreign programs: limits, crashes, hangs, nonsense; nothing of theirs outlives the trial."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from optimizer.process import MAX_LOG, Conversation, conversation, held_still, kill_all, run_tool
+from optimizer import process
+from optimizer.process import MAX_LOG, Conversation, conversation, held_still, isolation, kill_all, run_tool
 from optimizer.trial import Reason, TrialError
 
 READY = "import sys, json, os, time, signal\n"
@@ -250,3 +254,171 @@ def test_nothing_is_passed_to_a_shell(tmp_path: Path) -> None:
     assert done.output.strip() == word
     assert not (tmp_path / "harmed").exists()
     assert subprocess.run(["true"], check=False).returncode == 0
+
+
+DAEMON = """
+import subprocess
+def daemon(variables):
+    if (pid := os.fork()) != 0:
+        os.waitpid(pid, 0)
+        return
+    os.setsid()
+    if os.fork() != 0:
+        os._exit(0)
+    with open('pids', 'a') as file: file.write(f'{os.getpid()}\\n')
+    os.execve('/bin/sleep', ['sleep', '600'], variables)
+"""
+
+
+@pytest.mark.parametrize("variables", ["os.environ", "{}"])
+def test_a_program_that_daemonises_is_found_and_killed(tmp_path: Path, variables: str) -> None:
+    """setsid and two forks: no group and no parent leads to it, nor, with an empty environment, any mark."""
+    script = DAEMON + f"daemon({variables}); daemon({variables})\nprint('{{}}', flush=True); time.sleep(600)"
+    with talk(script, tmp_path) as program:
+        program.answer()
+        until_written(tmp_path / "pids", 2)
+    for pid in (tmp_path / "pids").read_text().split():
+        _gone(int(pid))
+
+
+def test_what_a_daemon_of_one_program_does_not_take_another_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with talk(DAEMON + "daemon(os.environ); print('{}', flush=True); time.sleep(600)", tmp_path / "a") as first:
+        first.answer()
+        until_written(tmp_path / "a" / "pids", 1)
+        with talk("print('{}', flush=True); sys.exit(0)", tmp_path / "b") as second:
+            second.answer()
+        daemon = int((tmp_path / "a" / "pids").read_text())
+        assert psutil.pid_exists(daemon)
+    _gone(daemon)
+
+
+def test_a_daemon_of_a_tool_goes_with_it(tmp_path: Path) -> None:
+    run_tool([sys.executable, "-c", READY + DAEMON + "daemon(os.environ)\ntime.sleep(0.3)"], 20.0, tmp_path)
+    _gone(int((tmp_path / "pids").read_text()))
+
+
+def test_programs_die_with_the_search_by_kill_9(tmp_path: Path) -> None:
+    """And so does their scratch folder, which the search removes no more."""
+    (tmp_path / "scratch").mkdir()
+    text = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_process import DAEMON, Path, talk
+with talk(
+    DAEMON + "signal.signal(signal.SIGTERM, signal.SIG_IGN); daemon(dict()); time.sleep(600)", Path('scratch')
+) as p:
+    print(p.pid, flush=True)
+    p.answer()
+"""
+    with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, cwd=tmp_path) as search:
+        assert search.stdout is not None
+        program = int(search.stdout.readline())
+        until_written(tmp_path / "scratch" / "pids", 1)
+        daemon = int((tmp_path / "scratch" / "pids").read_text())
+        search.kill()
+    _gone(program)
+    _gone(daemon)
+    end = time.monotonic() + 20
+    while (tmp_path / "scratch").exists():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_keeper_that_is_killed_costs_what_runs_and_no_more(tmp_path: Path) -> None:
+    with talk("print('{}', flush=True); time.sleep(600)", tmp_path) as program:
+        program.answer()
+        os.kill(psutil.Process(program.pid).ppid(), signal.SIGKILL)
+        with pytest.raises(TrialError) as caught:
+            program.answer()
+        assert caught.value.again
+        _gone(program.pid)
+    with talk("print('{}', flush=True)", tmp_path) as program:
+        assert program.answer() == {}
+
+
+def test_a_program_has_a_network_of_its_own(tmp_path: Path) -> None:
+    """Its own loopback works, that of the machine and what lies beyond it is not there."""
+    script = """
+import socket
+own = socket.create_server(('127.0.0.1', 0))
+socket.create_connection(own.getsockname(), 5).close()
+with socket.socket() as s: s.settimeout(2); code = s.connect_ex(('127.0.0.1', {port}))
+print(json.dumps({'code': code, 'interfaces': [n for _, n in socket.if_nameindex()]}), flush=True)
+"""
+    assert isolation()["network"] == "off", "this system allows no network namespaces"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        told = script.replace("{port}", str(server.getsockname()[1]))
+        with talk(told, tmp_path) as program:
+            answer = program.answer()
+    assert answer == {"code": errno.ECONNREFUSED, "interfaces": answer["interfaces"]}
+    assert "eth0" not in answer["interfaces"]
+
+
+def test_a_program_that_fills_its_folder_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MAX_FOLDER", 8 << 20)
+    script = """
+for i in range(10**6):
+    with open(os.path.join(os.environ['TMPDIR'], f'f{i}'), 'wb') as file: file.write(bytes(1 << 20))
+    time.sleep(0.02)
+"""
+    found, log = answer_of(script, tmp_path)
+    assert (found, "files took" in log) == (Reason.CRASH, True)
+
+
+def test_a_program_that_writes_one_huge_file_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "MAX_FILE", 1 << 20)
+    script = "signal.signal(signal.SIGXFSZ, signal.SIG_DFL); open('big', 'wb').write(bytes(2 << 20)); time.sleep(600)"
+    found, log = answer_of(script, tmp_path)
+    assert (found, "SIGXFSZ" in log) == (Reason.CRASH, True)
+
+
+def test_a_program_that_prints_gigabytes_to_stderr_is_ended(tmp_path: Path) -> None:
+    found, log = answer_of("while True: sys.stderr.write('y' * 1_000_000)", tmp_path)
+    assert (found, "printed more than" in log) == (Reason.CRASH, True)
+    assert len(log) < MAX_LOG + 200
+
+
+def test_the_memory_of_all_processes_of_a_program_counts(tmp_path: Path) -> None:
+    script = """
+for _ in range(4):
+    if os.fork() == 0:
+        data = b'x' * (100 << 20)
+        time.sleep(600)
+print('{}', flush=True)
+time.sleep(600)
+"""
+    with talk(script, tmp_path, memory_bytes=300 << 20) as program:
+        program.answer()
+        with pytest.raises(TrialError) as caught:
+            program.answer()
+    assert caught.value.reason is Reason.MEMORY
+    assert not caught.value.again
+
+
+def test_a_tool_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
+    done = run_tool(
+        [sys.executable, "-c", "x = b'x' * (300 << 20); import time; time.sleep(60)"], 30.0, tmp_path, 1 << 27
+    )
+    assert (done.broke, done.killed) == ("memory", False)
+
+
+def test_a_tool_of_which_a_process_was_killed_is_no_verdict_on_the_point(tmp_path: Path) -> None:
+    said = "print('g++: fatal error: Killed signal terminated program cc1plus'); raise SystemExit(1)"
+    assert run_tool([sys.executable, "-c", said], 20.0, tmp_path).killed
+    assert run_tool([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 20.0, tmp_path).killed
+    assert not run_tool([sys.executable, "-c", "raise SystemExit(1)"], 20.0, tmp_path).killed
+
+
+def test_programs_start_at_once_from_many_threads(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda i: run_tool(["sh", "-c", f"exit {i}"], 20.0, tmp_path), range(24)))
+    assert [d.status for d in done] == list(range(24))
+
+
+def until_written(file: Path, lines: int) -> None:
+    end = time.monotonic() + 20
+    while not file.exists() or file.read_text().count("\n") < lines:
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -1,5 +1,6 @@
 """The search loop and its laws."""
 
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from optimizer.recipe import Budget, Plan
 from optimizer.space import Point
 from optimizer.study import search
 from optimizer.targets.replay import PlayedMeter, Replay
+from optimizer.targets.synthetic import SyntheticRunner, SyntheticTarget
 from optimizer.trial import Artifact, Check, Failed, Measured, Packed, Reason, Samples, Stage, Trial, TrialError
 
 
@@ -338,3 +340,44 @@ def test_readings_are_kept_small_and_read_as_they_were() -> None:
         packed["other"]
     trials, _ = searched(recipe_of(), synthetic(), 3)
     assert all(isinstance(t.outcome.samples, Packed) for t in trials if isinstance(t.outcome, Measured))
+
+
+@dataclass
+class Killed:
+    """A synthetic target whose programs somebody kills `kills` times, at a stage of its own."""
+
+    inner: SyntheticTarget
+    stage: Stage
+    kills: int
+    point: Point | None = None
+    shares_cpu: bool = True
+
+    def fingerprint(self) -> Mapping[str, float]:
+        return self.inner.fingerprint()
+
+    def _hit(self, stage: Stage, point: Point) -> None:
+        if stage is self.stage and point == self.point and self.kills:
+            self.kills -= 1
+            raise TrialError(Reason.MEMORY, "killed by the system", again=True)
+
+    def build(self, point: Point, *, fresh: bool = False) -> Artifact:
+        self._hit(Stage.BUILD, point)
+        return self.inner.build(point)
+
+    @contextmanager
+    def open(self, artifact: Artifact) -> Iterator[SyntheticRunner]:
+        self._hit(Stage.VERIFY, Point(json.loads(artifact.arguments[0])))
+        with self.inner.open(artifact) as runner:
+            yield runner
+
+
+@pytest.mark.parametrize("stage", [Stage.BUILD, Stage.VERIFY])
+def test_what_somebody_else_killed_is_tried_once_more(stage: Stage) -> None:
+    recipe = recipe_of(MIXED)
+    undisturbed, _ = searched(recipe, synthetic(), 6)
+    once, _ = searched(recipe, Killed(synthetic(), stage, 1, undisturbed[3].point), 6)
+    assert [(t.point, t.outcome) for t in once] == [(t.point, t.outcome) for t in undisturbed]
+    twice, _ = searched(recipe, Killed(synthetic(), stage, 2, undisturbed[3].point), 6)
+    failed = twice[3].outcome
+    assert isinstance(failed, Failed)
+    assert (failed.stage, failed.reason) == (stage, Reason.MEMORY)

@@ -1,7 +1,6 @@
 """The command ingest: files in, studies out, and what became of each file."""
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -56,13 +55,12 @@ def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> s
     from rich.progress import Progress
 
     from optimizer.listeners.mlflow import StoreError, send, sqlite_path
-    from optimizer.listeners.tracker import Status, read_status, write_status
+    from optimizer.listeners.tracker import Status, patience, read_status, sending, write_status
 
     uri = settings.get("tracking.uri") or default_uri(folder.resolve())
     if (database := sqlite_path(uri)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    patience()
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("MLflow", total=len(studies))
         for study in studies:
@@ -71,7 +69,8 @@ def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> s
             if status is None or (status.uri, status.sent, status.error) != (uri, len(study.trials), None):
                 experiment = settings.get("tracking.experiment") or study.recipe.target.name
                 try:
-                    copy = send(study, uri, experiment, lambda sent: None)
+                    with sending(journal):
+                        copy = send(study, uri, experiment, lambda sent: None)
                 except StoreError as error:
                     return (
                         f"MLflow at {uri} can't be written to: {error}. The journals are complete; give this command "

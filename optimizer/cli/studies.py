@@ -15,7 +15,7 @@ from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
 from optimizer.listeners.mlflow import StoreError, send, sqlite_path
-from optimizer.listeners.tracker import Status, write_status
+from optimizer.listeners.tracker import Status, patience, sending, write_status
 
 PLACES = ("studies_dir", "tracking.uri", "tracking.experiment")
 
@@ -53,14 +53,13 @@ def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
     """Sends what MLflow lacks of a study. Ends the program where it can't be reached."""
     uri = settings.get("tracking.uri") or default_uri(path.resolve().parent.parent)
     experiment = settings.get("tracking.experiment") or study.recipe.target.name
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    patience()
     if (database := sqlite_path(uri)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress, store_reached(uri):
+    with Progress(console=Console(stderr=True), transient=True) as progress, store_reached(uri), sending(path):
         task = progress.add_task("sending", total=len(study.trials))
         copy = send(study, uri, experiment, lambda number: progress.update(task, completed=number))
     status = Status(uri, copy.experiment_id, copy.parent, len(study.trials))

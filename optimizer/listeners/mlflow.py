@@ -6,7 +6,7 @@ it is terminated: sending again changes nothing, and a copy that broke off is fi
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,10 +72,13 @@ class StudyCopy:
         experiment_id = _experiment(client, uri, experiment)
         parent = _parent(client, experiment_id, study)
         copy = cls(client, experiment_id, parent, set())
-        for run in _runs(client, experiment_id, f"tags.`mlflow.parentRunId` = '{parent}'"):
-            number = int(run.data.tags[NUMBER_TAG])
-            if run.info.status == "RUNNING":
-                copy._broken_off[number] = run.info.run_id
+        for number, runs in _by_number(_runs(client, experiment_id, f"tags.`mlflow.parentRunId` = '{parent}'")).items():
+            kept = min(runs, key=lambda run: (run.info.status == "RUNNING", run.info.start_time, run.info.run_id))
+            for twin in runs:  # of a request that was carried out after all
+                if twin is not kept:
+                    client.delete_run(twin.info.run_id)
+            if kept.info.status == "RUNNING":
+                copy._broken_off[number] = kept.info.run_id
             else:
                 copy._complete.add(number)
         return copy
@@ -180,10 +183,12 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def _parent(client: "MlflowClient", experiment_id: str, study: Study) -> str:
-    for run in _runs(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}'"):
-        if "mlflow.parentRunId" not in run.data.tags:
-            client.update_run(run.info.run_id, status="RUNNING")
-            return str(run.info.run_id)
+    mine = _runs(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}' AND tags.`status` = 'study'")
+    if known := sorted(mine, key=lambda run: (run.info.start_time, run.info.run_id)):
+        client.update_run(known[0].info.run_id, status="RUNNING")
+        for twin in known[1:]:
+            client.delete_run(twin.info.run_id)
+        return str(known[0].info.run_id)
     goal = "\n".join(f"- {line}" for line in study.recipe.goal.formulas())
     tags = {
         **_study_tags(study),
@@ -194,6 +199,13 @@ def _parent(client: "MlflowClient", experiment_id: str, study: Study) -> str:
     run = client.create_run(experiment_id, int(study.created_at_s * 1000), tags, study.name)
     client.log_batch(run.info.run_id, params=_params(_study_params(study)))
     return str(run.info.run_id)
+
+
+def _by_number(runs: "Iterable[Run]") -> "dict[int, list[Run]]":
+    found: dict[int, list[Run]] = {}
+    for run in runs:
+        found.setdefault(int(run.data.tags[NUMBER_TAG]), []).append(run)
+    return found
 
 
 def _runs(client: "MlflowClient", experiment_id: str, filter_string: str) -> "Iterator[Run]":

@@ -62,10 +62,13 @@ class Tracker:
     def __init__(self, journal: Path, uri: str, experiment: str, device_lock: str) -> None:
         self.journal, self.uri = journal, uri
         status_path(journal).unlink(missing_ok=True)  # of an earlier run
-        words = (str(journal), uri, experiment, device_lock)
-        with journal.with_name("tracking.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "optimizer.listeners.tracker", *words],
+        self._words = (str(journal), uri, experiment, device_lock)
+        self._process = self._started()
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        with self.journal.with_name("tracking.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "optimizer.listeners.tracker", *self._words],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -84,8 +87,16 @@ class Tracker:
                 return
             time.sleep(0.02)
 
+    def revive(self) -> None:
+        """Starts it again where somebody has killed it (one that crashed would crash again); the store has the rest."""
+        if (self._process.poll() or 0) < 0:
+            assert self._process.stdin
+            self._process.stdin.close()
+            self._process = self._started()
+
     def finish(self, waiting: Callable[[Status], None]) -> Status:
         """Lets it send what is left; calls `waiting` a few times a second meanwhile."""
+        self.revive()
         assert self._process.stdin
         self._process.stdin.close()
         while self._process.poll() is None:
@@ -104,7 +115,22 @@ class Tracker:
 
 
 def follow(journal: Path, uri: str, experiment: str, finished: Callable[[], bool], device_lock: str) -> Status:
-    """Sends trials as they are written, until `finished` and all is sent, or finished and the store does not answer."""
+    """Sends trials as they are written, until `finished` and all is sent, or finished and the store does not answer.
+
+    One process at a time sends a study: the one of a search that was killed may still be at it when the next begins.
+    """
+    with sending(journal):
+        return _followed(journal, uri, experiment, finished, device_lock)
+
+
+@contextmanager
+def sending(journal: Path) -> Iterator[None]:
+    """Waits for whoever else is sending this study."""
+    with FileLock(journal.with_name("tracking.lock")).acquire(poll_interval=0.1):
+        yield
+
+
+def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], bool], device_lock: str) -> Status:
     tail, copy = Tail(journal), None
     status = Status(uri)
     while True:
@@ -113,7 +139,7 @@ def follow(journal: Path, uri: str, experiment: str, finished: Callable[[], bool
             study = tail.poll()
             if copy is None:
                 with _device_idle(device_lock, finished), store_errors():  # importing mlflow takes seconds of CPU
-                    copy = StudyCopy.opened(uri, experiment, study)
+                    copy, status = StudyCopy.opened(uri, experiment, study), Status(uri)
             with store_errors():
                 status = Status(uri, copy.experiment_id, copy.parent, status.sent)
                 write_status(journal, status)
@@ -130,6 +156,7 @@ def follow(journal: Path, uri: str, experiment: str, finished: Callable[[], bool
             write_status(journal, status)
             if last:
                 return status
+            copy = None  # a request that failed may have been carried out: the store is asked again what it has
             _sleep(RETRY_S, finished)
         _sleep(POLL_S, finished)
 
@@ -172,15 +199,20 @@ def _until_stdin_ends() -> Callable[[], bool]:
     return ended.is_set
 
 
+def patience() -> None:
+    """How MLflow's client behaves here. It does not ask again by itself: what makes a run would make two."""
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+
+
 def main(argv: Sequence[str]) -> int:
     """python -m optimizer.listeners.tracker JOURNAL URI EXPERIMENT LOCK, with stdin open while the search runs.
 
     LOCK is empty where measuring and tracking don't share a processor.
     """
     journal, uri, experiment, device_lock = argv
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    patience()
     os.nice(10)
     finished = _until_stdin_ends()
     try:

@@ -22,7 +22,7 @@ from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
 from optimizer.errors import ConfigError
-from optimizer.process import Conversation, conversation
+from optimizer.process import Conversation, Done, conversation
 from optimizer.space import Json, Point, Space, digest
 from optimizer.targets.builds import CACHED, file_hash, kept_or_made, knob_words
 from optimizer.targets.cache import BuildCache
@@ -155,7 +155,7 @@ class NativeTarget:
         """What the compiler said and how long it took; the program lies in `scratch`. Of several units the time is
         that of one after the other and the link, whenever and beside whatever each was compiled."""
         if not self.more:
-            done = compiled(self._command(point, words), self.limits.timeout_s, scratch)
+            done = self._ran(self._command(point, words), scratch)
             return done.output, dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
         compiler = self._compiler(point)
         units = self._units(None if self.times_count else self.launcher)
@@ -164,7 +164,7 @@ class NativeTarget:
                 lambda s: units.object(compiler, s, self._read_by(s), words, fresh=fresh), (self.source, *self.more)
             )
         )
-        done = compiled(self._linking(point, [*words, *(o.path for o in objects)]), self.limits.timeout_s, scratch)
+        done = self._ran(self._linking(point, [*words, *(o.path for o in objects)]), scratch)
         link = dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
         told = {t: link[t] + sum(o.facts[t] for o in objects) for t in TIMES if all(t in o.facts for o in objects)}
         kept = sum(CACHED in o.facts for o in objects)
@@ -180,6 +180,9 @@ class NativeTarget:
             ) as program,
         ):
             yield NativeRunner(program, program.answer())
+
+    def _ran(self, command: Sequence[str], scratch: Path) -> Done:
+        return compiled(command, self.limits.timeout_s, scratch, self.limits.memory_bytes)
 
     def _compiler(self, point: Point) -> Compiler:
         if (name := point.get("compiler")) is None:
@@ -219,15 +222,24 @@ class NativeTarget:
         return ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="unit")
 
     def _units(self, launcher: Launcher | None) -> Units:
-        return Units(self.folder / "objects", self.include, self.limits.timeout_s, self._sure_cache, launcher)
+        return Units(
+            self.folder / "objects",
+            self.include,
+            self.limits.timeout_s,
+            self._sure_cache,
+            launcher,
+            self.limits.memory_bytes,
+        )
 
     def _support_path(self, compiler: Compiler, source: Path) -> Path:
         return self._units(None).place(compiler, source, self._read_by(source), SUPPORT_FLAGS)
 
-    def _support_object(self, compiler: Compiler, source: Path) -> None:
+    def _support_object(self, compiler: Compiler, source: Path, attempts: int = 2) -> None:
         try:
             self._units(self.launcher).object(compiler, source, self._read_by(source), SUPPORT_FLAGS)
         except TrialError as error:
+            if error.again and attempts > 1:
+                return self._support_object(compiler, source, attempts - 1)
             raise ConfigError(
                 f"{compiler.name} can't compile {source.name}, which every trial needs; `optimizer doctor` shows "
                 f"the compilers of this machine.\n{error.log}"

@@ -54,6 +54,7 @@ class Units:
     timeout_s: float
     cache: BuildCache | None = None
     launcher: Launcher | None = None
+    memory_bytes: int | None = None  # that a compiler may take; None: all there is
 
     def place(self, compiler: Compiler, source: Path, read: Mapping[str, str], words: Sequence[str]) -> Path:
         """Where the object of a unit lies, or will: `read` are the hashes of all that it may read."""
@@ -84,21 +85,23 @@ class Units:
     def _run(self, command: Sequence[str], scratch: Path, *, fresh: bool) -> tuple[Done, bool]:
         """The finished compiler, and whether a launcher answered in its place."""
         if self.launcher is None or fresh:
-            return compiled(command, self.timeout_s, scratch), False
+            return compiled(command, self.timeout_s, scratch, self.memory_bytes), False
         log = scratch / "launcher.log"
         with_log = ("env", f"CCACHE_STATSLOG={log}", self.launcher.path, *command)
-        done = compiled(with_log, self.timeout_s, scratch)
+        done = compiled(with_log, self.timeout_s, scratch, self.memory_bytes)
         hit = HIT in log.read_text(encoding="utf-8") if log.exists() else False
         log.unlink(missing_ok=True)
         return done, hit or not self.launcher.tells_hits
 
 
-def compiled(command: Sequence[str], timeout_s: float, folder: Path) -> Done:
-    """A compiler that did its work. Raises TrialError: COMPILE, TIMEOUT."""
-    done = run_tool(command, timeout_s, folder)
+def compiled(command: Sequence[str], timeout_s: float, folder: Path, memory_bytes: int | None = None) -> Done:
+    """A compiler that did its work. Raises TrialError: COMPILE, TIMEOUT, MEMORY."""
+    done = run_tool(command, timeout_s, folder, memory_bytes)
     log = f"$ {' '.join(command)}\n{done.output}"
     if done.status is None:
         raise TrialError(Reason.TIMEOUT, f"the compiler took more than {timeout_s:g} s\n{log}")
+    if done.broke == "memory":
+        raise TrialError(Reason.MEMORY, log)
     if done.status != 0:
-        raise TrialError(Reason.COMPILE, log)
+        raise TrialError(Reason.COMPILE, log, again=done.killed)
     return done

@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "optimizer"
 ORDER = [
     "__init__", "errors", "files", "expression", "space", "feasible", "trial", "metrics", "stats", "objective",
-    "text", "recipe", "protocols", "strategies", "process", "targets", "nvml", "telemetry", "device", "executors",
-    "measure", "study", "confirm", "journal", "listeners", "readers", "race", "report", "export", "resources",
-    "config", "session", "production", "cli", "__main__",
+    "text", "recipe", "protocols", "strategies", "keeper", "forkserver", "process", "targets", "nvml", "telemetry",
+    "device", "executors", "measure", "study", "confirm", "journal", "listeners", "readers", "race", "report",
+    "export", "resources", "config", "session", "production", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
     "mlflow": {"listeners/mlflow.py", "export/registry.py", "export/pyfunc_model.py"},

@@ -112,7 +112,7 @@ class Nvcc:
         if done.status is None:
             raise TrialError(Reason.TIMEOUT, _told(shown, f"nvcc took more than {timeout_s:g} s\n{done.output}"))
         if done.status != 0 or not cubin.exists():
-            raise TrialError(Reason.COMPILE, _told(shown, done.output))
+            raise TrialError(Reason.COMPILE, _told(shown, done.output), again=done.killed)
         facts = {"compile_time_s": done.wall_s, "compile_cpu_time_s": done.cpu_s}
         return Built(cubin.read_bytes(), shown, done.output, facts | phases(times.read_text(encoding="utf-8")))
 

@@ -135,13 +135,14 @@ class HostProgram:
             folder = Path(scratch)
             _write(work, seed, self.check.repeats, folder)
             # AddressSanitizer reserves address space by the TiB: it has a limit of its own on what is really used.
-            address_space = None if self.check.sanitize else limit
             command, environment = (
                 (str(self.path.resolve()),),
                 {"ASAN_OPTIONS": asan, "UBSAN_OPTIONS": "print_stacktrace=1"},
             )
             try:
-                with conversation(command, environment, folder, self.check.timeout_s, address_space) as program:
+                with conversation(
+                    command, environment, folder, self.check.timeout_s, limit, reserves=self.check.sanitize
+                ) as program:
                     program.answer()
             except TrialError as error:
                 raise _explained(error) from None

@@ -142,7 +142,14 @@ class CudaTarget:
         # A CUDA context reserves address space by the hundred GiB: RLIMIT_AS would end it at its start.
         with (
             tempfile.TemporaryDirectory(prefix="optimizer-run-") as scratch,
-            conversation(command, environment, Path(scratch), self.limits.timeout_s, None) as program,
+            conversation(
+                command,
+                environment,
+                Path(scratch),
+                self.limits.timeout_s,
+                self.limits.memory_bytes,
+                reserves=True,
+            ) as program,
         ):
             yield NativeRunner(program, program.answer())
 

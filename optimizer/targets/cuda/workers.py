@@ -1,6 +1,7 @@
 """How do threads share processes that are slow to start and answer many questions?"""
 
 import os
+import tempfile
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -71,8 +72,9 @@ class Workers:
 
     def _started(self, timeout_s: float) -> Worker:
         with ExitStack() as stack:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="optimizer-worker-")))
             talk = stack.enter_context(
-                conversation(self._command, self._environment, Path("/"), timeout_s, self._memory_bytes)
+                conversation(self._command, self._environment, scratch, timeout_s, self._memory_bytes)
             )
             first = talk.answer()
             if not isinstance(ready := first.get("ready"), dict):

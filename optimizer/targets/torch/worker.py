@@ -21,7 +21,6 @@ import gc
 import json
 import math
 import os
-import resource
 import sys
 import time
 import traceback
@@ -43,14 +42,11 @@ from optimizer.trial import Reason, TrialError
 
 MIN_READING_S = 2e-3
 MAX_REPEATS = 1 << 10
-MAX_FILE = 64 << 30  # bytes that a worker may write into one file: packages hold the weights
 FAILED = 3  # the exit status after an error that was told
 
 
 def main(document: Mapping[str, Json]) -> int:
-    """The worker, to its end. Its stdin is read by line; the rest of the machine's memory limit is the zygote's."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """The worker, to its end. Its stdin is read by line; its limits are the fork server's."""
     protocol = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     act = str(document["act"])

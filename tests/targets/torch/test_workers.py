@@ -31,8 +31,8 @@ def asked(zygote: Zygote, folder: Path) -> Any:
 
 
 def running(zygote: Zygote) -> Any:
-    assert zygote._running is not None
-    return zygote._running
+    assert zygote.server._running is not None
+    return zygote.server._running
 
 
 def gone(pid: int) -> bool:
@@ -80,6 +80,7 @@ def test_a_dead_server_is_started_anew_and_its_workers_die_with_it(own: Any) -> 
     server = running(target.zygote).ready["pid"]
     with target.open(artifact) as runner:
         os.kill(server, signal.SIGKILL)
+        assert gone(server)
         with pytest.raises(TrialError) as failed:
             runner.run(1)
         assert failed.value.reason is Reason.CRASH
@@ -93,7 +94,7 @@ def test_a_copy_has_not_started_and_a_closed_server_is_gone(tmp_path: Path) -> N
     zygote = Zygote(("json",))
     copied = pickle.loads(pickle.dumps(zygote))
     assert copied.modules == zygote.modules
-    assert copied._running is None
+    assert copied.server._running is None
     with zygote.worker(document(tmp_path), {}, str(tmp_path), 60.0, 4 << 30):
         server = running(zygote).ready["pid"]
     zygote.close()
@@ -115,8 +116,8 @@ def test_what_a_worker_is_asked_and_does_not_know_is_a_crash(own: Any) -> None:
 
 def test_a_server_ends_with_the_search_that_started_it(tmp_path: Path) -> None:
     text = (
-        "import time; from optimizer.targets.torch.workers import _started;"
-        "running = _started(('json',)); print(running.ready['pid'], flush=True); time.sleep(60)"
+        "import time; from optimizer.targets.torch.workers import Zygote;"
+        "zygote = Zygote(('json',)); print(zygote.server.ready['pid'], flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, cwd=tmp_path) as search:
         assert search.stdout is not None
