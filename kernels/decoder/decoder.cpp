@@ -15,6 +15,7 @@
 //     --text=decoder/model/heldout.txt
 #include "harness.h"
 #include "decoder/config.h"
+#include "decoder/parallel.h"
 #include "decoder/reference.h"
 #include "decoder/rounding.h"
 
@@ -23,6 +24,7 @@
 #include <cstdint>
 #include <fstream>
 #include <iterator>
+#include <numeric>
 #include <vector>
 
 #ifndef WEIGHT_BITS
@@ -570,7 +572,7 @@ long most_likely(const float* logits, long vocab) { return std::max_element(logi
 struct Decoder : harness::Kernel {
   std::string path;
   Model model;
-  long batch, context, prompt, generate, requests, eval_tokens, check_tokens;
+  long batch, context, prompt, generate, requests, eval_tokens, eval_windows, window_tokens, check_tokens;
   int threads;
   std::vector<int> text;
   Session session;
@@ -584,6 +586,8 @@ struct Decoder : harness::Kernel {
         context(options.integer("context", 256, 1, 1 << 20)), prompt(options.integer("prompt", 64, 1, 1 << 20)),
         generate(options.integer("generate", 32, 1, 1 << 20)), requests(options.integer("requests", 8, 1, 1 << 20)),
         eval_tokens(options.integer("eval-tokens", 4096, 1, 1 << 24)),
+        eval_windows(options.integer("eval-windows", 0, 0, 1 << 20)),
+        window_tokens(options.integer("window-tokens", 256, 2, 1 << 20)),
         check_tokens(options.integer("check-tokens", 96, 2, 1 << 16)),
         threads(static_cast<int>(options.integer("threads", 1, 1, 1024))),
         text(tokens_of(options.text("text", ""), model.c.vocab)),
@@ -592,11 +596,13 @@ struct Decoder : harness::Kernel {
     if (requests % batch)
       throw harness::Rejected("--batch=" + std::to_string(batch) + " does not divide --requests=" +
                               std::to_string(requests) + ": every configuration must do the same work");
-    const long needed = std::max(eval_tokens + LEAD_IN + 1, requests + prompt + check_tokens + STEPS);
+    const long read = requests + prompt + check_tokens + STEPS;
+    const long needed = eval_windows ? prompts_from() + read : std::max(eval_tokens + LEAD_IN + 1, read);
     if (static_cast<long>(text.size()) < needed)
       throw harness::Rejected("the text has " + std::to_string(text.size()) + " tokens; this scenario needs " +
                               std::to_string(needed));
-    if (const std::string dump = options.text("dump-logits", ""); !dump.empty()) write_logits(dump);
+    if (const std::string dump = options.text("dump-logits", ""); !dump.empty())
+      write_logits(dump, options.integer("dump-rows", 1, 1, session.rows()));
   }
 
   harness::Facts facts() const override {
@@ -610,9 +616,13 @@ struct Decoder : harness::Kernel {
             {"sparsity_pct", 100 * (1 - kept / dense)}};
   }
 
+  // Where the text of the requests begins: what is timed is not what is judged, where the text is windows first.
+  long prompts_from() const { return eval_windows * window_tokens; }
+
   // The nth token of a request: requests start at different places of the text.
   int token_of(long request, long nth) const {
-    return text[static_cast<size_t>(request * (static_cast<long>(text.size()) - prompt - check_tokens - STEPS) / requests + nth)];
+    const long room = static_cast<long>(text.size()) - prompts_from() - prompt - check_tokens - STEPS;
+    return text[static_cast<size_t>(prompts_from() + request * room / requests + nth)];
   }
 
   // Takes the first `length` tokens of requests `first`, first + 1, … through the model; logits (sequences, vocab) of
@@ -674,9 +684,13 @@ struct Decoder : harness::Kernel {
     // The same rounded and pruned weights in float32 against double: sums of up to a few thousand products through a few
     // layers err by some 1e-6 of the largest logit; re-association by -ffast-math stays in that range. A cache of fewer
     // bits rounds keys that differ in their last place to different neighbours now and then: one step is 2^-8 of a key
-    // in bfloat16 and 1/127 of the largest in 8 bits, and few keys of many take it.
-    const double tolerance = KV_BITS == 32 ? 2e-5 : KV_BITS == 16 ? 2e-3 : 4e-3;
-    const long small = std::min<long>(context, 40);  // so that the ring of the cache wraps around
+    // in bfloat16 and 1/127 of the largest in 8 bits, and few keys of many take it. The bounds are those of four layers
+    // and heads of 32: each layer adds its own, and of a longer key more numbers may round otherwise, each way.
+    const double layers = std::max(1.0, static_cast<double>(model.c.layers) / 4.0);
+    const double longer = std::sqrt(std::max(1.0, static_cast<double>(model.c.head_dim) / 32.0));
+    const double tolerance = layers * (KV_BITS == 32 ? 2e-5 : longer * (KV_BITS == 16 ? 2e-3 : 4e-3));
+    // so that the ring of the cache wraps around, where the check is long enough
+    const long small = std::min({context, 40L, check_tokens / 2});
     return {{{"max_rel_error", error(expected, context)}, {"max_rel_error_ring", error(expected, small)}},
             {{"max_rel_error", tolerance}, {"max_rel_error_ring", tolerance}},
             {{"perplexity", perplexity()}}};
@@ -717,28 +731,44 @@ struct Decoder : harness::Kernel {
     return all;
   }
 
-  // exp of the mean negative log-likelihood of eval_tokens tokens from the middle of the text, each given those before
-  // it that `context` lets it see: one pass with the ring that generation uses, so every context length scores the same
-  // tokens. The lead-in is read and not scored. On one thread: it is not timed, and threads that wait for each other
-  // thousands of times take minutes where others use the machine too.
+  // exp of the mean negative log-likelihood. Without windows: of eval_tokens tokens from the middle of the text, each
+  // given those before it that `context` lets it see, in one pass with the ring that generation uses, so that every
+  // context length scores the same tokens; the lead-in is read and not scored. With windows, which
+  // the text begins with: of all tokens of each but its first, given those before it in its window.
+  //
+  // It is not timed. A window is one thread's, and a text without windows is read on one: threads that wait for each
+  // other thousands of times take minutes where others use the machine too.
   double perplexity() {
-    Session reader(model, 1, context, eval_tokens + LEAD_IN + 1, 1);
-    const int* from = &text[(text.size() - static_cast<size_t>(eval_tokens + LEAD_IN + 1)) / 2];
+    if (eval_windows == 0) {
+      const long count = eval_tokens + LEAD_IN;
+      const int* from = &text[(text.size() - static_cast<size_t>(count + 1)) / 2];
+      return std::exp(surprises(from, count, LEAD_IN) / static_cast<double>(eval_tokens));
+    }
+    std::vector<double> sums(static_cast<size_t>(eval_windows));
+    const long scored = window_tokens - 1, work = scored * static_cast<long>(model.embedding.dense());
+    decoder::in_parallel(eval_windows, work, [&](long i) { sums[i] = surprises(&text[i * window_tokens], scored, 0); });
+    return std::exp(std::accumulate(sums.begin(), sums.end(), 0.0) / static_cast<double>(eval_windows * scored));
+  }
+
+  // The sum of surprises of tokens lead_in + 1, …, count of a text that begins at `from`, each given those before it.
+  double surprises(const int* from, long count, long lead_in) const {
+    Session reader(model, 1, context, count + 1, 1);
+    std::vector<float> out(static_cast<size_t>(PREFILL_ROWS * model.c.vocab));
     double total = 0;
     std::vector<Token> tokens;
     std::vector<long> all;
-    for (long position = 0; position < eval_tokens + LEAD_IN; ++position) {
+    for (long position = 0; position < count; ++position) {
       all.push_back(static_cast<long>(tokens.size()));
       tokens.push_back({0, position, from[position]});
-      if (static_cast<long>(tokens.size()) < PREFILL_ROWS && position + 1 < eval_tokens + LEAD_IN) continue;
+      if (static_cast<long>(tokens.size()) < PREFILL_ROWS && position + 1 < count) continue;
       reader.forward(tokens);
-      reader.logits(all, logits.data());
+      reader.logits(all, out.data());
       for (size_t i = 0; i < tokens.size(); ++i)
-        if (tokens[i].position >= LEAD_IN) total += surprise(&logits[i * model.c.vocab], from[tokens[i].position + 1]);
+        if (tokens[i].position >= lead_in) total += surprise(&out[i * model.c.vocab], from[tokens[i].position + 1]);
       tokens.clear();
       all.clear();
     }
-    return std::exp(total / static_cast<double>(eval_tokens));
+    return total;
   }
 
   double surprise(const float* of, int token) const {
@@ -748,13 +778,16 @@ struct Decoder : harness::Kernel {
     return top + std::log(sum) - of[token];
   }
 
-  // For comparing with another implementation: logits (check_tokens, vocab) of the text's first tokens, as float32.
-  void write_logits(const std::string& to) {
+  // For comparing with another implementation: logits (check_tokens, vocab) of the text's first tokens, as float32, taken
+  // through the model `rows` at a time.
+  void write_logits(const std::string& to, long rows) {
     Session reader(model, 1, context, check_tokens, threads);
     std::ofstream file(to, std::ios::binary);
-    for (long position = 0; position < check_tokens; ++position) {
-      std::vector<float> out(static_cast<size_t>(model.c.vocab));
-      step(reader, {{0, position, text[position]}}, out);
+    for (long first = 0; first < check_tokens; first += rows) {
+      std::vector<Token> tokens;
+      for (long p = first; p < std::min(first + rows, check_tokens); ++p) tokens.push_back({0, p, text[p]});
+      std::vector<float> out(tokens.size() * static_cast<size_t>(model.c.vocab));
+      step(reader, tokens, out);
       file.write(reinterpret_cast<const char*>(out.data()), static_cast<long>(out.size() * sizeof(float)));
     }
   }

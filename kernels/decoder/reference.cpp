@@ -9,6 +9,7 @@
 
 #include "config.h"
 #include "harness.h"
+#include "parallel.h"
 
 namespace reference {
 namespace {
@@ -42,9 +43,18 @@ struct Matrix {
 
   Vector times(const Vector& x) const {
     Vector y(static_cast<std::size_t>(rows), 0.0);
-    for (long i = 0; i < rows; ++i)
-      for (long j = 0; j < cols; ++j) y[i] += static_cast<double>(w[i * cols + j]) * x[j];
+    for (long i = 0; i < rows; ++i) y[i] = dot(&w[i * cols], x);
     return y;
+  }
+
+  // Four sums, so that one addition need not wait for the one before it.
+  double dot(const float* row, const Vector& x) const {
+    double sums[4] = {};
+    long j = 0;
+    for (; j + 4 <= cols; j += 4)
+      for (int k = 0; k < 4; ++k) sums[k] += static_cast<double>(row[j + k]) * x[j + k];
+    for (; j < cols; ++j) sums[0] += static_cast<double>(row[j]) * x[j];
+    return sums[0] + sums[1] + (sums[2] + sums[3]);
   }
 };
 
@@ -52,7 +62,7 @@ struct Matrix {
 std::vector<bool> smallest(const Vector& sizes, long drop) {
   std::vector<std::pair<double, long>> order;
   for (long i = 0; i < static_cast<long>(sizes.size()); ++i) order.emplace_back(sizes[i], -i);
-  std::sort(order.begin(), order.end());
+  std::nth_element(order.begin(), order.begin() + drop, order.end());
   std::vector<bool> out(sizes.size(), false);
   for (long i = 0; i < drop; ++i) out[-order[i].second] = true;
   return out;
@@ -61,39 +71,40 @@ std::vector<bool> smallest(const Vector& sizes, long drop) {
 void prune(Matrix& m, const Changes& changes) {
   const long drop = m.cols * changes.sparsity_pct / 100;
   if (changes.pruning == 1)
-    for (long i = 0; i < m.rows; ++i) {
+    decoder::in_parallel(m.rows, 16 * m.cols, [&](long i) {
       float* row = &m.w[i * m.cols];
       Vector sizes;
       for (long j = 0; j < m.cols; ++j) sizes.push_back(std::fabs(row[j]));
       const auto gone = smallest(sizes, drop);
       for (long j = 0; j < m.cols; ++j) row[j] = gone[j] ? 0 : row[j];
-    }
+    });
+  if (changes.pruning == 2 && m.cols % 4) throw harness::Rejected("the reference prunes rows of whole fours only");
   if (changes.pruning == 2)
-    for (long at = 0; at < m.rows * m.cols; at += 4) {
-      if (at % m.cols > m.cols - 4) throw harness::Rejected("the reference prunes rows of whole fours only");
-      float* four = &m.w[at];
+    decoder::in_parallel(m.rows * m.cols / 4, 64, [&](long at) {
+      float* four = &m.w[4 * at];
       const auto gone = smallest({std::fabs(four[0]), std::fabs(four[1]), std::fabs(four[2]), std::fabs(four[3])}, 2);
       for (long k = 0; k < 4; ++k) four[k] = gone[k] ? 0 : four[k];
-    }
+    });
   if (changes.pruning == 3)
-    for (long first = 0; first < m.rows; first += changes.lanes) {
-      const long last = std::min(first + changes.lanes, m.rows);
+    decoder::in_parallel((m.rows + changes.lanes - 1) / changes.lanes, changes.lanes * m.cols, [&](long block) {
+      const long first = block * changes.lanes, last = std::min(first + changes.lanes, m.rows);
       Vector sizes(static_cast<std::size_t>(m.cols), 0.0);
       for (long i = first; i < last; ++i)
         for (long j = 0; j < m.cols; ++j) sizes[j] += static_cast<double>(m.w[i * m.cols + j]) * m.w[i * m.cols + j];
       const auto gone = smallest(sizes, drop);
       for (long i = first; i < last; ++i)
         for (long j = 0; j < m.cols; ++j) m.w[i * m.cols + j] = gone[j] ? 0 : m.w[i * m.cols + j];
-    }
+    });
 }
 
 void round_weights(Matrix& m, const Changes& changes) {
   if (changes.weight_bits == 16)
     for (float& w : m.w) w = static_cast<float>(as_bf16(w));
   if (changes.weight_bits < 16)
-    for (long i = 0; i < m.rows; ++i)
+    decoder::in_parallel(m.rows, 4 * m.cols, [&](long i) {
       for (long j = 0; j < m.cols; j += changes.group)
         round_group(&m.w[i * m.cols + j], std::min(changes.group, m.cols - j), changes.weight_bits);
+    });
 }
 
 Vector normed(const Vector& x, const std::vector<float>& weight, double eps) {
@@ -171,18 +182,18 @@ struct Model::Weights {
     const bool local = c.is_local(index);
     const double base = local ? c.local_base : c.global_base;
     const long seen = local ? std::min(context, c.window) : context, length = static_cast<long>(x.size());
-    std::vector<Vector> q, k, v;
-    for (long t = 0; t < length; ++t) {
+    std::vector<Vector> q(x.size()), k(x.size()), v(x.size());
+    decoder::in_parallel(length, (c.heads + 2 * c.kv_heads) * c.head_dim * c.hidden, [&](long t) {
       const Vector in = normed(x[t], l.input, c.eps);
-      q.push_back(heads_of(l.q.times(in), l.q_norm, t, base));
-      k.push_back(heads_of(l.k.times(in), l.k_norm, t, base));
-      v.push_back(l.v.times(in));
+      q[t] = heads_of(l.q.times(in), l.q_norm, t, base);
+      k[t] = heads_of(l.k.times(in), l.k_norm, t, base);
+      v[t] = l.v.times(in);
       for (long h = 0; h < c.kv_heads; ++h) {
         keep(&k[t][h * c.head_dim], c.head_dim, changes.kv_bits);
         keep(&v[t][h * c.head_dim], c.head_dim, changes.kv_bits);
       }
-    }
-    for (long t = 0; t < length; ++t) {
+    });
+    decoder::in_parallel(length, 3 * c.ffn * c.hidden, [&](long t) {
       Vector mixed(static_cast<std::size_t>(c.heads * c.head_dim), 0.0);
       for (long h = 0; h < c.heads; ++h) attend(&mixed[h * c.head_dim], q, k, v, h, t, std::max(0L, t - seen + 1));
       add(x[t], normed(l.o.times(mixed), l.post_attention, c.eps));
@@ -193,7 +204,7 @@ struct Model::Weights {
         inner[i] *= 0.5 * z * (1 + std::tanh(0.79788456080286535588 * (z + 0.044715 * z * z * z)));
       }
       add(x[t], normed(l.down.times(inner), l.post_ffn, c.eps));
-    }
+    });
   }
 
   Vector heads_of(Vector x, const std::vector<float>& weight, long position, double base) const {
@@ -241,9 +252,13 @@ std::vector<float> Model::logits(const std::vector<int>& tokens, long context, l
     x.push_back(embedded);
   }
   for (long i = 0; i < w.c.layers; ++i) w.layer(x, i, context);
-  std::vector<float> out;
-  for (std::size_t t = x.size() - static_cast<std::size_t>(last); t < x.size(); ++t)
-    for (const double logit : w.embedding.times(normed(x[t], w.norm, w.c.eps))) out.push_back(static_cast<float>(logit));
+  std::vector<float> out(static_cast<std::size_t>(last * w.c.vocab));
+  for (long t = 0; t < last; ++t) {
+    const Vector in = normed(x[x.size() - static_cast<std::size_t>(last - t)], w.norm, w.c.eps);
+    decoder::in_parallel(w.c.vocab, w.c.hidden, [&](long token) {
+      out[t * w.c.vocab + token] = static_cast<float>(w.embedding.dot(&w.embedding.w[token * w.c.hidden], in));
+    });
+  }
   return out;
 }
 

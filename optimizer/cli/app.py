@@ -280,6 +280,31 @@ def verify(
 
 
 @app.command()
+def convert(
+    weights: Annotated[
+        str,
+        typer.Argument(
+            metavar="WEIGHTS",
+            help="gemma3_270m, package:NAME, a .gguf file, or a folder with config.json.",
+        ),
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="target.cache=FOLDER, where it is kept.", show_default=False),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Convert a Gemma3 model for target=decoder_cpu target.model=WEIGHTS; a search does it by itself.
+
+    \b
+    It is done once, and kept in the cache by the content of the weights.
+    """
+    from optimizer.cli.convert import command
+
+    command(weights, words or [], as_json=json)
+
+
+@app.command()
 def track(
     journal: Annotated[str, typer.Argument(metavar="JOURNAL", help="A journal, a study's folder or its name.")],
     words: Places = None,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Compilers, Made, data_files, needed, with_compilers, words_of
+from optimizer.config.language import inputs_of
+from optimizer.config.made import Builds, Compilers, Made, needed, with_compilers
 from optimizer.device import NoDevice, chosen_gpus
 from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
@@ -25,12 +26,17 @@ def cuda(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: st
         compilers = replace(compilers, space=_for(gpu.arch, compilers.space))
     arch = gpu.arch if gpu else str(node["arch"])
     archs = _architectures(compilers, arch)
+    inputs = inputs_of(node)
     target = CudaTarget(
         source=kernels / node["source"],
         launch=kernels / node["launch"],
         include=kernels,
         scenario=Scenario(
-            words_of(node, "options"), data_files(node), flush_l2=bool(node["flush_l2"]), graph=bool(node["graph"])
+            inputs.options,
+            inputs.files,
+            flush_l2=bool(node["flush_l2"]),
+            graph=bool(node["graph"]),
+            hashes=inputs.hashes,
         ),
         space=compilers.space,
         toolchains=compilers.used,

@@ -81,6 +81,15 @@ def data_files(node: Tree) -> dict[str, Path]:
     return {str(option): data_file(path, node) for option, path in (node.get("files") or {}).items()}
 
 
+def cache_of(node: Tree) -> Path:
+    """What is worth keeping between studies: reference answers, converted weights, what a probe found."""
+    return Path(str(node["cache"])).expanduser().resolve() if node.get("cache") else default_cache()
+
+
+def default_cache() -> Path:
+    return Path.home() / ".cache" / "inference-optimizer"
+
+
 def words_of(node: Tree, key: str) -> dict[str, str]:
     """A mapping of the target's node as text."""
     return {str(k): str(v) for k, v in (node.get(key) or {}).items()}

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, beside, data_files, needed, with_compilers, words_of
+from optimizer.config.language import inputs_of
+from optimizer.config.made import Builds, Made, beside, needed, with_compilers
 from optimizer.device import Host
 from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
@@ -23,17 +24,19 @@ def native(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: 
     compilers, kernels = with_compilers(needed(space, node), found_compilers(), COMPILERS), kernels_dir()
     space, used = compilers.space, compilers.used
     sources = [_source(node, s) for s in node.get("sources") or [node["source"]]]
+    inputs = inputs_of(node)
     target = NativeTarget(
         source=sources[0],
         support=tuple(kernels / s for s in node["support"]),
         include=kernels,
-        options=words_of(node, "options"),
+        options=inputs.options,
         space=space,
         compilers=used,
         folder=builds.folder,
         limits=Limits(plan.timeout_s, plan.memory_bytes),
         flags=tuple(node.get("flags") or BASE_FLAGS),
-        files=data_files(node),
+        files=inputs.files,
+        hashes=inputs.hashes,
         more=tuple(sources[1:]),
         cache=builds.cache,
         launcher=builds.launcher,

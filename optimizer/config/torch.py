@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, beside, needed
+from optimizer.config.made import Builds, Made, beside, cache_of, needed
 from optimizer.config.native import found_compilers
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
@@ -52,7 +52,7 @@ def target_of(node: Tree, baseline: Point, plan: Plan, folder: Path, kind: str, 
         baseline=baseline,
         device=kind,
         folder=folder,
-        cache=_cache(node),
+        cache=cache_of(node),
         limits=Limits(plan.timeout_s, plan.memory_bytes),
         gpu=gpu,
         zygote=Zygote((*IMPORTED, *map(str, node.get("imports") or ()))),
@@ -94,15 +94,6 @@ def packaged(node: Mapping[str, Any], study: Study, trial: Trial, beside: Path) 
         raise ConfigError(f"Trial {trial.number} can't be exported as a model: {error.log}") from None
     finally:
         target.zygote.close()
-
-
-def _cache(node: Tree) -> Path:
-    """What is worth keeping between studies: reference answers, converted weights, what a probe found."""
-    return Path(str(node["cache"])).expanduser().resolve() if node.get("cache") else default_cache()
-
-
-def default_cache() -> Path:
-    return Path.home() / ".cache" / "inference-optimizer"
 
 
 def _options(node: Tree) -> Mapping[str, Any]:

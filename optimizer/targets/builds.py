@@ -41,7 +41,8 @@ def knob_words(space: Space, point: Point) -> tuple[str, ...]:
 
 def file_hash(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        with path.open("rb") as file:  # a model may be larger than memory
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
 

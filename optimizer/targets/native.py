@@ -59,6 +59,7 @@ class NativeTarget:
     limits: Limits
     flags: tuple[str, ...] = BASE_FLAGS
     files: Mapping[str, Path] = field(default_factory=dict)  # options that name data: their content is in the recipe
+    hashes: Mapping[str, str] = field(default_factory=dict)  # of the content of files, where it is known already
     more: tuple[Path, ...] = ()
     cache: BuildCache | None = None
     launcher: Launcher | None = None
@@ -68,7 +69,7 @@ class NativeTarget:
     def fingerprint(self) -> Mapping[str, Json]:
         return {
             "sources": digest(self._hashes),
-            "files": {name: file_hash(path) for name, path in self.files.items()},
+            "files": {name: self.hashes.get(name) or file_hash(path) for name, path in self.files.items()},
             "options": dict(self.options),
             "flags": list(self.flags),
         }

