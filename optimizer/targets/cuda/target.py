@@ -37,7 +37,6 @@ class Scenario:
     files: Mapping[str, Path] = field(default_factory=dict)
     flush_l2: bool = True  # between readings, so that none finds its data there
     graph: bool = False  # the launches of a run captured once and started as one
-    hashes: Mapping[str, str] = field(default_factory=dict)  # of the content of files, where it is known already
 
 
 @dataclass(frozen=True)
@@ -70,9 +69,7 @@ class CudaTarget:
     def fingerprint(self) -> Mapping[str, Json]:
         return {
             "sources": digest(self._hashes),
-            "files": {
-                name: self.scenario.hashes.get(name) or file_hash(path) for name, path in self.scenario.files.items()
-            },
+            "files": {name: file_hash(path) for name, path in self.scenario.files.items()},
             "options": dict(self.scenario.options),
             "flags": list(self.flags),
             "flush_l2": self.scenario.flush_l2,

@@ -285,6 +285,7 @@ def test_a_search_converts_and_goes(place: Path, tiny: tuple[Any, DecoderFiles],
         (["target.model=gema3_270m"], "there is no file gema3_270m"),
         (["target.model=/nowhere.gguf"], "no .gguf file of this name"),
         (["target.model=package:nobody"], "package nobody is not installed"),
+        (["target=decoder_cuda", "device=none", "target.model=gemma3_270m"], "does not read target.model=gemma3_270m"),
     ],
     ids=str,
 )
