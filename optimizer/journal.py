@@ -250,7 +250,7 @@ class Tail:
 def _read(path: Path, found: _Read | None = None) -> _Read:
     """Reads on from where `found` ends."""
     found = found or _Read()
-    for line, end in _lines(path, found.whole_bytes):
+    for line, end in whole_lines(path, found.whole_bytes):
         found.lines += 1
         number = found.lines
         try:
@@ -289,7 +289,7 @@ def _take(found: _Read, document: Json, *, first: bool) -> None:
             raise ValueError(f"a record of kind {kind!r}")
 
 
-def _lines(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
+def whole_lines(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
     """Each whole line and where it ends. A last line without its newline was torn by a kill and does not count."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:

@@ -305,6 +305,46 @@ def convert(
 
 
 @app.command()
+def monitor(
+    export: Annotated[str, typer.Argument(metavar="EXPORT|STUDY", help="An export's folder, or a study.")],
+    words: Places = None,
+    every: Annotated[
+        str | None, typer.Option("--every", help="Check on a schedule: 30m, 6h, 1d.", show_default=False)
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Check once and end: for cron and CI; the default.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where the history is kept; unset: monitoring/STUDY.", show_default=False),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", min=6, help="Interleaved rounds; unset: as it was proved.", show_default=False),
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option("--seconds", min=0, help="For the rounds; unset: as it was proved.", show_default=False),
+    ] = None,
+    research: Annotated[
+        bool,
+        typer.Option("--research", help="Search anew, from the champion, when the environment has changed."),
+    ] = False,
+    config_dir: ConfigDir = None,
+    json: AsJson = False,
+) -> None:
+    """Measure a champion against its baseline again and again, and say when it stops being better.
+
+    \b
+    The history is kept in OUT/history.jsonl, drawn in OUT/history.png, and sent to MLflow. A regression is a broken
+    promise, or a change of the ratio's level that a change-point test finds. Exit codes: 0 no regression,
+    1 a regression (with --every too: it ends there), 2 it can't be measured here, 130 interrupted.
+    """
+    from optimizer.cli.monitor import Asked, command
+
+    asked = Asked(every, out, rounds, seconds, research=research, once=once, folders=tuple(config_dir or ()))
+    command(export, words or [], asked, as_json=json)
+
+
+@app.command()
 def track(
     journal: Annotated[str, typer.Argument(metavar="JOURNAL", help="A journal, a study's folder or its name.")],
     words: Places = None,

@@ -69,10 +69,10 @@ class StudyCopy:
         from mlflow import MlflowClient
 
         client = MlflowClient(uri)
-        experiment_id = _experiment(client, uri, experiment)
-        parent = _parent(client, experiment_id, study)
-        copy = cls(client, experiment_id, parent, set())
-        for number, runs in _by_number(_runs(client, experiment_id, f"tags.`mlflow.parentRunId` = '{parent}'")).items():
+        place = experiment_id(client, uri, experiment)
+        parent = _parent(client, place, study)
+        copy = cls(client, place, parent, set())
+        for number, runs in _by_number(runs_of(client, place, f"tags.`mlflow.parentRunId` = '{parent}'")).items():
             kept = min(runs, key=lambda run: (run.info.status == "RUNNING", run.info.start_time, run.info.run_id))
             for twin in runs:  # of a request that was carried out after all
                 if twin is not kept:
@@ -155,7 +155,8 @@ def _gain(objective: Objective, trial: Trial, baseline: Trial) -> float | None:
     return objective.gain(base, value) if value > 0 and base > 0 else None
 
 
-def _experiment(client: "MlflowClient", uri: str, name: str) -> str:
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
+    """The experiment of this name, made where there is none. Raises ConfigError where it was deleted."""
     from mlflow.exceptions import MlflowException
 
     if (known := client.get_experiment_by_name(name)) is None:
@@ -183,7 +184,7 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def _parent(client: "MlflowClient", experiment_id: str, study: Study) -> str:
-    mine = _runs(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}' AND tags.`status` = 'study'")
+    mine = runs_of(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}' AND tags.`status` = 'study'")
     if known := sorted(mine, key=lambda run: (run.info.start_time, run.info.run_id)):
         client.update_run(known[0].info.run_id, status="RUNNING")
         for twin in known[1:]:
@@ -208,7 +209,7 @@ def _by_number(runs: "Iterable[Run]") -> "dict[int, list[Run]]":
     return found
 
 
-def _runs(client: "MlflowClient", experiment_id: str, filter_string: str) -> "Iterator[Run]":
+def runs_of(client: "MlflowClient", experiment_id: str, filter_string: str) -> "Iterator[Run]":
     token: str | None = None
     while True:
         page = client.search_runs([experiment_id], filter_string, max_results=PAGE, page_token=token)

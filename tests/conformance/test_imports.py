@@ -13,7 +13,7 @@ ORDER = [
     "export", "resources", "config", "session", "production", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
-    "mlflow": {"listeners/mlflow.py", "export/registry.py", "export/pyfunc_model.py"},
+    "mlflow": {"listeners/mlflow.py", "listeners/monitored.py", "export/registry.py", "export/pyfunc_model.py"},
     "torch": {str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")},
     "torchao": {"targets/torch/quantize.py"},
     "torch_pruning": {"targets/torch/channels.py"},
@@ -25,7 +25,7 @@ HEAVY = {
     "rich": {"listeners/console.py", "cli/doctor.py", "cli/ingest.py", "cli/studies.py"},
     "pynvml": {"nvml.py"},
     "cuda": {"targets/cuda/gpu.py", "targets/cuda/nvrtc.py"},
-    "matplotlib": {"report/curves.py"},
+    "matplotlib": {"report/curves.py", "production/picture.py"},
     "jinja2": {"report/page/page.py"},
     "vl_convert": {"report/page/page.py"},
 }

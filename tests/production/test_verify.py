@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import command, error
-from exports import setup_at, ship, study_of
+from exports import setup_at, ship, shipped_at, study_of
 from simple import FakeClock
 
 from optimizer.config import reopened as reopening
@@ -31,21 +31,6 @@ CONFIRM = Confirm(rounds=6, max_seconds=30.0)
 def synthetic(tmp_path: Path) -> Path:
     """An export whose promise is what the function really gives."""
     return shipped_at(tmp_path, 1.0)
-
-
-def shipped_at(folder: Path, factor: float, *words: str) -> Path:
-    """The synthetic target's export, whose promised ratio is `factor` times the true one."""
-    setup = setup_at(folder / "studies", "target=synthetic", "target.failing=0", "target.noise=0.001", *words)
-    target, base = setup.made.target, setup.recipe.start[0]
-    points = [setup.feasible.space.active({**base, "batch": value}) for value in (2, 4, 8, 16)]
-    best = min(points, key=lambda p: latency_s(target, p))
-    ratio = latency_s(target, base) / latency_s(target, best)
-    ship(study_of(setup, dict(best), ratio * factor), folder / "export")
-    return folder / "export"
-
-
-def latency_s(target: object, point: object) -> float:
-    return float(target.latency_s(point))  # type: ignore[attr-defined]
 
 
 def verification(place: Path, folder: Path) -> Verification:
