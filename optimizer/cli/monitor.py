@@ -91,7 +91,7 @@ def _exported(name: str, settings: Mapping[str, str], out: Path | None) -> tuple
     folder = out or Path("monitoring") / read(journal).name
     if not (folder / "export" / PROVENANCE).is_file():
         with redirect_stdout(sys.stderr):
-            export(str(journal), [], ["json"], folder / "export", force=False, tolerance_pct=5.0)
+            export(str(journal), [], ["json"], folder / "export", force=False, tolerance_pct=5.0, register=False)
     return exported_in(folder / "export"), folder
 
 
