@@ -3,6 +3,10 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+"""What taking apart a document that somebody else wrote raises where it is not what it should be: no such key, a list
+where an object was due, a number that no float can hold, nested beyond all measure."""
+
 
 class ConfigError(Exception):
     """A configuration that can't be searched. The message names the cause and the remedy."""

@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError
 from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
 from optimizer.space import Json, Point
@@ -183,7 +183,11 @@ def _ending_document(ending: Ending) -> Json:
 
 def _ending_from(document: Json) -> Ending:
     told = document["verdict"]
-    verdict = Verdict(**{**told, "judgement": Judgement(told["judgement"])}) if told else None
+    verdict = None
+    if told:
+        ratios = {name: float(told[name]) for name in ("ratio", "low", "high")}
+        kept = {**told, **ratios, "judgement": Judgement(told["judgement"]), "number": int(told["number"])}
+        verdict = Verdict(**kept)
     return Ending(
         verdict,
         tuple(document["gains"]),
@@ -231,7 +235,7 @@ def _study(path: Path, found: _Read) -> Study:
             created_at_s=header["created_at_s"],
             settings=_settings_from(header["settings"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except MALFORMED as error:
         raise ConfigError(f"{path}: line 1 has no recipe that this version can read ({_told(error)}).") from None
 
 
@@ -255,7 +259,7 @@ def _read(path: Path, found: _Read | None = None) -> _Read:
         number = found.lines
         try:
             _take(found, json.loads(line), first=number == 1)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except MALFORMED as error:
             raise ConfigError(
                 f"{path}: line {number} is damaged or foreign ({_told(error)}). A journal is only ever appended to; "
                 f"to go on without this line and what follows, cut the file before it: head -n {number - 1}."
@@ -284,7 +288,10 @@ def _take(found: _Read, document: Json, *, first: bool) -> None:
         case "drift":
             found.drift.append((int(document["after"]), _samples(document["samples"])))
         case "verdict":
-            found.ending = _ending_from(document)
+            ending = _ending_from(document)
+            if ending.verdict is not None and not 0 <= ending.verdict.number < len(found.trials):
+                raise ValueError(f"a verdict on trial {ending.verdict.number}, of which there is none")
+            found.ending = ending
         case kind:
             raise ValueError(f"a record of kind {kind!r}")
 

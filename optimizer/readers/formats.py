@@ -1,5 +1,6 @@
 """Which kind of benchmark file is this, and what is in it? A new kind is one line here and its file."""
 
+import csv
 import gzip
 import json
 import zlib
@@ -7,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.errors import MALFORMED
 from optimizer.objective import Objective
 from optimizer.readers import chimera_csv, chimera_json, chimera_markdown
 from optimizer.readers.benchmark import Benchmark, Content
@@ -85,17 +87,24 @@ FORMATS: Sequence[Format] = (
 def read_file(path: Path, raw: bytes) -> tuple[Format, Benchmark]:
     """Raises UnknownFileError or DamagedFileError."""
     content = _content(path, raw)
-    found = next((f for f in FORMATS if f.known(content)), None)
+    found = next((f for f in FORMATS if _knows(f, content)), None)
     if found is None:
         raise UnknownFileError(_looks_like(content))
     try:
         benchmark = found.read(content)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (*MALFORMED, csv.Error) as error:
         why = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DamagedFileError(f"it looks like {found.what}, but {why}") from None
     if not benchmark.trials:
         raise DamagedFileError(f"it looks like {found.what} and holds no result")
     return found, benchmark
+
+
+def _knows(form: Format, content: Content) -> bool:
+    try:
+        return form.known(content)
+    except (*MALFORMED, csv.Error):
+        return False
 
 
 def _content(path: Path, raw: bytes) -> Content:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError
 from optimizer.files import write_whole
 from optimizer.journal import FORMAT, Study, journal_bytes
 from optimizer.objective import Goal
@@ -69,13 +69,17 @@ def taken(path: Path, device: str = "") -> Taken:
                 path, "unknown", why="it is a journal of this program: report, compare and track take it as it is"
             )
         form, benchmark = read_file(path, raw)
+        study = study_of(benchmark, path, raw, device)
+        journal_bytes(study)  # what can't be written down is no result: NaN, half of a surrogate pair
     except UnknownFileError as error:
         return Taken(path, "unknown", why=str(error))
     except DamagedFileError as error:
         return Taken(path, "damaged", why=str(error))
     except OSError as error:
         return Taken(path, "damaged", why=error.strerror or str(error))
-    return Taken(path, "new", form.what, study_of(benchmark, path, raw, device))
+    except (ConfigError, *MALFORMED) as error:
+        return Taken(path, "damaged", why=f"it makes no study: {error}")
+    return Taken(path, "new", form.what, study)
 
 
 def _is_journal(raw: bytes) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError
 from optimizer.journal import FORMAT, read
 from optimizer.readers.kernel_tuner import kernel_tuner_trials
 from optimizer.readers.t4 import t4_trials
@@ -57,7 +57,10 @@ def recording(path: Path) -> Recording:
     if not any(isinstance(t.outcome, Measured) for t in trials):
         raise ConfigError(f"{path} holds no configuration that was measured: there is nothing to search for.")
     if not any(isinstance(k.domain, Float) for k in space.knobs):
-        space = space.listing(t.point for t in trials)
+        try:
+            space = space.listing(t.point for t in trials)
+        except MALFORMED as error:
+            raise ConfigError(f"{path} has a trial that is no point of its own space ({error}).") from None
     return Recording(name, space, trials)
 
 
@@ -76,7 +79,7 @@ def _text(path: Path) -> str:
 def _is_journal(text: str) -> bool:
     try:
         first = json.loads(text.partition("\n")[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(first, dict) and first.get("format") == FORMAT
 
@@ -86,7 +89,7 @@ def _document(path: Path, text: str) -> Json:
     for ending in ("", "}}"):
         try:
             document = json.loads(text if not ending else text.rstrip().rstrip(",") + ending)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(document, dict):
             return document
@@ -105,7 +108,7 @@ def _trials(path: Path, document: Json) -> Sequence[Trial]:
         if key in document:
             try:
                 return reader(document)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except MALFORMED as error:
                 raise ConfigError(f"{path} is not what {what} looks like: {error!r}.") from None
     raise ConfigError(f"{path} is JSON of an unknown kind. What can be read: {', '.join(FORMATS)}, a journal.")
 

@@ -293,7 +293,7 @@ def _nothing_null(check: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _readings(name: str, values: Any) -> tuple[float, ...]:
     try:
         readings = tuple(float(v) for v in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TrialError(Reason.CRASH, f"the program's readings of {name} are not numbers") from None
     if not all(map(math.isfinite, readings)):
         raise TrialError(Reason.CRASH, f"the program's readings of {name} are not finite")
@@ -309,7 +309,7 @@ def _object(value: Any) -> dict[str, Any]:
 def _numbers(facts: Any) -> dict[str, float]:
     try:
         return {str(name): float(value) for name, value in _object(facts).items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TrialError(Reason.CRASH, f"the program printed facts that are not numbers: {facts}") from None
 
 
