@@ -52,6 +52,8 @@ def inputs_of(node: Tree) -> Inputs:
 
 def is_language_model(said: str) -> bool:
     """Whether a model is named that the programs can't read as it is."""
+    if not said:  # Path("") is the folder that one stands in
+        return False
     return said in NAMES or said.startswith(PACKAGE) or said.endswith(".gguf") or Path(said).expanduser().is_dir()
 
 

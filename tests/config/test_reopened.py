@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from exports import setup_at, ship, study_of
 
+from optimizer.config.language import is_language_model
 from optimizer.config.reopened import reopened
 from optimizer.errors import ConfigError
 from optimizer.export.exported import exported_in
@@ -66,3 +67,8 @@ def test_a_way_that_this_version_does_not_know_is_told(export: Path, tmp_path: P
     path.write_text(json.dumps(json.loads(path.read_text()) | {"reopens": "magic"}))
     with pytest.raises(ConfigError, match="'magic'"):
         reopened(exported_in(export), tmp_path)
+
+
+def test_a_target_without_a_model_is_no_language_model() -> None:
+    """An empty name is not the folder that one stands in."""
+    assert not is_language_model("")
