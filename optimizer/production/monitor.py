@@ -14,7 +14,7 @@ from optimizer.export.exported import Exported
 from optimizer.production.changepoint import change
 from optimizer.production.history import IMPROVEMENT, REGRESSION, Check
 from optimizer.production.places import changes
-from optimizer.production.verify import Verification
+from optimizer.production.verify import DISTURBED_PCT, Verification
 from optimizer.recipe import Environment
 
 
@@ -52,7 +52,8 @@ def check_of(exported: Exported, earlier: Sequence[Check], found: Verification, 
 def level_of(checks: Sequence[Check], min_gain: float) -> Level | None:
     """What the last check shows together with those before it, back to the last change."""
     start = next((c.since for c in reversed(checks) if c.level and c.since is not None), 0)
-    series = [c for c in checks[start:] if c.ratio is not None and c.ratio > 0]
+    quiet = [c for c in checks[start:] if c.load_pct <= DISTURBED_PCT]
+    series = [c for c in quiet if c.ratio is not None and c.ratio > 0]
     found = change([math.log(c.ratio) for c in series if c.ratio])
     if found is None or abs(found.after - found.before) < math.log1p(min_gain):
         return None

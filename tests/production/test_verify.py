@@ -92,6 +92,18 @@ def test_a_limit_that_is_broken_now_breaks_the_promise(tmp_path: Path) -> None:
     assert found.why == ("it breaks the limit on peak_memory_bytes",)
 
 
+def test_a_busy_machine_is_not_held_against_the_promise(
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("optimizer.production.verify.DISTURBED_PCT", -1.0)
+    document = json.loads((synthetic / "provenance.json").read_text())
+    document["promise"]["ratio"] |= {"low": 5.0, "ratio": 5.0, "high": 5.0}
+    (synthetic / "provenance.json").write_text(json.dumps(document))
+    found = verification(synthetic, tmp_path / "builds")
+    assert found.finding is Finding.UNDECIDED
+    assert any("busy machine" in note for note in found.notes)
+
+
 # --- a real program
 
 
