@@ -13,11 +13,11 @@ from optimizer.confirm import confirm
 from optimizer.errors import ConfigError
 from optimizer.executors.local import InlineExecutor, LocalExecutor
 from optimizer.journal import Journal, Study, read
-from optimizer.listeners.mlflow import sqlite_path
 from optimizer.listeners.tracker import Status, Tracker
 from optimizer.measure import LiveMeter, StillMeter
 from optimizer.process import kill_all
 from optimizer.protocols import Clock, Device, Ending, Listener, Meter
+from optimizer.readers.store import sqlite_path
 from optimizer.recipe import Environment
 from optimizer.study import Bench, Seat, search
 from optimizer.targets.replay import PlayedMeter

@@ -137,8 +137,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="STUDY…",
-            help="Names, folders or journals of studies, folders of studies, benchmark files; and settings: "
-            "studies_dir=….",
+            help="Names, folders or journals of studies, folders of studies, benchmark files, MLflow experiments "
+            "(mlflow:NAME); and settings: studies_dir=…, tracking.uri=…, metric=… direction=….",
         ),
     ],
     out: Annotated[

@@ -12,7 +12,7 @@ from optimizer.report.compare import Comparison, Side, compare, side_of, side_of
 from optimizer.report.markdown import table
 from optimizer.text import quantity
 
-SETTINGS = ("studies_dir", "metric")
+SETTINGS = ("studies_dir", "metric", "direction", "tracking.uri")
 PROVENANCE = "provenance.json"
 SHOWN = 40  # pairs; --json has all
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optimizer.cli import FAILED
-from optimizer.cli.sources import split_words
-from optimizer.cli.studies import default_uri, settings_of
+from optimizer.cli.sources import default_uri, split_words
+from optimizer.cli.studies import settings_of
 from optimizer.errors import ConfigError
 from optimizer.journal import Study
 from optimizer.readers.formats import FORMATS
@@ -54,8 +54,9 @@ def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> s
     from rich.console import Console
     from rich.progress import Progress
 
-    from optimizer.listeners.mlflow import StoreError, send, sqlite_path
+    from optimizer.listeners.mlflow import no_pages, send
     from optimizer.listeners.tracker import Status, patience, read_status, sending, write_status
+    from optimizer.readers.store import StoreError, sqlite_path
 
     uri = settings.get("tracking.uri") or default_uri(folder.resolve())
     if (database := sqlite_path(uri)) is not None:
@@ -70,7 +71,7 @@ def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> s
                 experiment = settings.get("tracking.experiment") or study.recipe.target.name
                 try:
                     with sending(journal):
-                        copy = send(study, uri, experiment, lambda sent: None)
+                        copy = send(study, uri, experiment, lambda sent: None, no_pages)
                 except StoreError as error:
                     return (
                         f"MLflow at {uri} can't be written to: {error}. The journals are complete; give this command "

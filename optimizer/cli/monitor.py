@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optimizer.cli import FAILED
-from optimizer.cli.studies import PLACES, default_uri, journal_named, settings_of
+from optimizer.cli.sources import default_uri
+from optimizer.cli.studies import PLACES, journal_named, settings_of
 from optimizer.cli.verify import confirm_of
 from optimizer.config import nested
 from optimizer.errors import ConfigError
@@ -19,12 +20,12 @@ from optimizer.export.experiment import experiment_file
 from optimizer.export.exported import Exported, exported_in
 from optimizer.export.provenance import PROVENANCE
 from optimizer.files import write_whole
-from optimizer.listeners.mlflow import StoreError, sqlite_path
 from optimizer.listeners.monitored import Step, send_steps
 from optimizer.production.history import Check, History, history_of
 from optimizer.production.monitor import check_of, suspects
 from optimizer.production.picture import picture
 from optimizer.production.verify import verified
+from optimizer.readers.store import StoreError, sqlite_path
 from optimizer.space import digest
 from optimizer.text import duration
 

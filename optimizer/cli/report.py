@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from optimizer.cli.sources import Found, found_in, journal_of, split_words
-from optimizer.cli.studies import PLACES, settings_of
+from optimizer.cli.studies import settings_of
 from optimizer.errors import ConfigError
 from optimizer.files import write_whole
 from optimizer.journal import Study
@@ -18,14 +18,15 @@ from optimizer.report.page.page import page
 from optimizer.report.page.trials import Runs
 
 LISTED = 10
+SETTINGS = ("studies_dir", "tracking.uri", "metric", "direction")
 
 
 def command(words: Sequence[str], out: Path | None, html: Path | None, *, as_json: bool) -> None:
     """`html`: where the page is written; None: beside the others."""
-    names, typed = split_words(words, PLACES)
+    names, typed = split_words(words, SETTINGS)
     if not names:
         raise ConfigError("report needs a study: python -m optimizer report NAME.")
-    settings = settings_of(typed)
+    settings = settings_of(typed, SETTINGS)
     found = [found_in(name, settings) for name in names]
     runs = {s.id or s.name: r for f in found for s, r in zip(f.studies, f.runs, strict=False) if r is not None}
     studies = _named(list({s.id or s.name: s for f in found for s in f.studies}.values()))

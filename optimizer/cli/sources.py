@@ -1,4 +1,4 @@
-"""Which studies do the words of a command name? Names, folders, journals, benchmark files that were not ingested."""
+"""Which studies do the words of a command name? Names, folders, journals, benchmark files, MLflow experiments."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,14 @@ from pathlib import Path
 
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
+from optimizer.listeners.pages import experiment_address
 from optimizer.listeners.tracker import read_status
 from optimizer.readers.ingest import JOURNAL, Taken, files_of, taken
+from optimizer.readers.mlflow import experiment
+from optimizer.readers.store import StoreError, sqlite_path
 from optimizer.report.page.trials import Runs
 
-OWN_UI = "http://127.0.0.1:5000"
-"""Where `optimizer ui` answers by default."""
+MLFLOW = "mlflow:"
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ def found_in(word: str, settings: Mapping[str, str]) -> Found:
         if one.study is None:
             return Found(word, (read(place),)) if one.why.startswith("it is a journal") else _refused(one)
         return Found(word, (one.study,))
+    if word.startswith(MLFLOW) or "tracking.uri" in settings:
+        return _experiment(word, settings)
     studies_dir = Path(settings.get("studies_dir", "studies"))
     known = [p.parent.name for p in studies_dir.glob(f"*/{JOURNAL}")]
     raise ConfigError(f"There is no study {word} in {studies_dir}.{nearest(word, known)}")
@@ -69,8 +73,24 @@ def runs_of(journal: Path) -> Runs | None:
     status = read_status(journal)
     if status is None or status.run_id is None or status.experiment_id is None:
         return None
-    base = status.uri if status.uri.startswith(("http://", "https://")) else OWN_UI
-    return Runs(f"{base.rstrip('/')}/#/experiments/{status.experiment_id}", status.run_id)
+    return Runs(experiment_address(status.uri, status.experiment_id), status.run_id)
+
+
+def _experiment(word: str, settings: Mapping[str, str]) -> Found:
+    """An MLflow experiment, by name or id: mlflow:NAME, or what names nothing else where tracking.uri is given."""
+    uri = settings.get("tracking.uri") or default_uri(Path(settings.get("studies_dir", "studies")).resolve())
+    if (database := sqlite_path(uri)) is not None and not database.is_file():
+        raise ConfigError(f"There is no study {word}, and no MLflow store at {database} that could have it.")
+    try:
+        found = experiment(uri, word.removeprefix(MLFLOW), settings.get("metric"), settings.get("direction"))
+    except StoreError as error:
+        raise ConfigError(f"MLflow at {uri} can't be read: {error}.") from None
+    runs = tuple(Runs(experiment_address(uri, k.experiment_id), k.parent, k.runs) for k in found)
+    return Found(word.removeprefix(MLFLOW), tuple(k.study for k in found), runs=runs)
+
+
+def default_uri(studies_dir: Path) -> str:
+    return f"sqlite:///{studies_dir / 'mlflow.db'}"
 
 
 def _refused(one: Taken) -> Found:

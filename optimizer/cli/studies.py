@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from optimizer.cli import FAILED
-from optimizer.cli.sources import journal_of
+from optimizer.cli.sources import default_uri, journal_of
 from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
-from optimizer.listeners.mlflow import StoreError, send, sqlite_path
+from optimizer.listeners.mlflow import send
+from optimizer.listeners.pages import pages
 from optimizer.listeners.tracker import Status, patience, sending, write_status
+from optimizer.readers.store import StoreError, sqlite_path
 
 PLACES = ("studies_dir", "tracking.uri", "tracking.experiment")
 
@@ -61,7 +63,7 @@ def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
 
     with Progress(console=Console(stderr=True), transient=True) as progress, store_reached(uri), sending(path):
         task = progress.add_task("sending", total=len(study.trials))
-        copy = send(study, uri, experiment, lambda number: progress.update(task, completed=number))
+        copy = send(study, uri, experiment, lambda number: progress.update(task, completed=number), pages)
     status = Status(uri, copy.experiment_id, copy.parent, len(study.trials))
     write_status(path, status)
     return status
@@ -78,10 +80,6 @@ def store_reached(uri: str) -> Iterator[None]:
             file=sys.stderr,
         )
         raise SystemExit(FAILED) from None
-
-
-def default_uri(studies_dir: Path) -> str:
-    return f"sqlite:///{studies_dir / 'mlflow.db'}"
 
 
 def ui_command(words: Sequence[str], host: str, port: int) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optimizer.listeners.mlflow import store_errors
+from optimizer.readers.store import store_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -6,14 +6,25 @@ it is terminated: sending again changes nothing, and a copy that broke off is fi
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from optimizer.errors import ConfigError
-from optimizer.journal import Study
+from optimizer.journal import Study, journal_bytes
+from optimizer.listeners.layout import divided, experiment_tags, layout_tags, objective_of, run_name
 from optimizer.objective import Objective
+from optimizer.readers.store import (
+    BEST_TAG,
+    JOURNAL_TAG,
+    NUMBER_TAG,
+    OBJECTIVE,
+    PARENT_TAG,
+    STUDY_FILE,
+    runs_of,
+    sqlite_path,
+    store_errors,
+)
 from optimizer.stats import quantile
 from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
 
@@ -22,45 +33,34 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric, Param, Run
 
 MAX_PARAM, MAX_TAG = 6000, 5000  # characters that MLflow takes
-PAGE = 1000
-JOURNAL_TAG, NUMBER_TAG = "optimizer.journal", "number"
 
 
-class StoreError(Exception):
-    """The store did not answer or refused; what is missing can be sent later."""
+Pages = Callable[[Study, "StudyCopy"], Mapping[str, str]]
+"""Makes the files that stand with a study's run: name → text."""
 
 
-def send(study: Study, uri: str, experiment: str, progress: Callable[[int], None]) -> "StudyCopy":
+def no_pages(study: Study, copy: "StudyCopy") -> Mapping[str, str]:
+    return {}
+
+
+def send(study: Study, uri: str, experiment: str, progress: Callable[[int], None], pages: Pages) -> "StudyCopy":
     """Sends all of a study that the store lacks. Raises StoreError; sending again goes on where it broke off."""
     with store_errors():
         copy = StudyCopy.opened(uri, experiment, study)
         for trial in study.trials:
             copy.trial(trial, study)
             progress(trial.number + 1)
-        copy.ending(study)
+        copy.ending(study, pages(study, copy))
     return copy
-
-
-@contextmanager
-def store_errors() -> Iterator[None]:
-    """Whatever the store raises becomes StoreError: MLflow's own errors and those of its database and network."""
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise StoreError(first[:300]) from error
 
 
 class StudyCopy:
     """One study's runs in one store."""
 
-    def __init__(self, client: "MlflowClient", experiment_id: str, parent: str, complete: set[int]) -> None:
-        self._client, self.experiment_id, self.parent = client, experiment_id, parent
-        self._complete = complete
+    def __init__(self, client: "MlflowClient", uri: str, experiment_id: str, parent: str) -> None:
+        self._client, self.uri, self.experiment_id, self.parent = client, uri, experiment_id, parent
+        self.runs: dict[int, str] = {}  # the ids of the complete ones, by number
+        self._starred: set[int] = set()
         self._broken_off: dict[int, str] = {}
         self._best: float | None = None
 
@@ -71,8 +71,10 @@ class StudyCopy:
         client = MlflowClient(uri)
         place = experiment_id(client, uri, experiment)
         parent = _parent(client, place, study)
-        copy = cls(client, place, parent, set())
-        for number, runs in _by_number(runs_of(client, place, f"tags.`mlflow.parentRunId` = '{parent}'")).items():
+        copy = cls(client, uri, place, parent)
+        for name, value in experiment_tags(study, place).items():
+            client.set_experiment_tag(place, name, value)
+        for number, runs in _by_number(runs_of(client, place, f"tags.`{PARENT_TAG}` = '{parent}'")).items():
             kept = min(runs, key=lambda run: (run.info.status == "RUNNING", run.info.start_time, run.info.run_id))
             for twin in runs:  # of a request that was carried out after all
                 if twin is not kept:
@@ -80,26 +82,29 @@ class StudyCopy:
             if kept.info.status == "RUNNING":
                 copy._broken_off[number] = kept.info.run_id
             else:
-                copy._complete.add(number)
+                copy.runs[number] = kept.info.run_id
+                if BEST_TAG in kept.data.tags:
+                    copy._starred.add(number)
         return copy
 
     def trial(self, trial: Trial, study: Study) -> None:
         """One run; nothing where the store has it already."""
-        if trial.number in self._complete:
+        if trial.number in self.runs:
             self._improved(trial, study)
             return
         start_ms, end_ms = _times_ms(trial)
+        metrics, more = divided(trial_metrics(trial, study), study)
         if (run_id := self._broken_off.get(trial.number)) is None:
-            tags = {**_study_tags(study), "mlflow.parentRunId": self.parent, **_trial_tags(trial, study)}
-            name = f"{trial.number:04d}"
+            tags = {**_study_tags(study), PARENT_TAG: self.parent, **_trial_tags(trial, study, more)}
+            name = run_name(trial.number, best=False)
             run_id = self._client.create_run(self.experiment_id, start_ms, tags, name).info.run_id
-        metrics = _entities(trial_metrics(trial, study), end_ms)
-        self._client.log_batch(run_id, metrics=metrics, params=_params({**dict(trial.point), **_study_params(study)}))
+        entities = _entities(metrics, end_ms)
+        self._client.log_batch(run_id, metrics=entities, params=_params({**dict(trial.point), **_study_params(study)}))
         if log := _log(trial):
             self._client.log_text(run_id, log, "build.log")
         failed = isinstance(trial.outcome, Failed)
         self._client.set_terminated(run_id, "FAILED" if failed else "FINISHED", end_ms)
-        self._complete.add(trial.number)
+        self.runs[trial.number] = run_id
         self._progress(trial, study, end_ms)
 
     def _progress(self, trial: Trial, study: Study, end_ms: int) -> None:
@@ -116,25 +121,49 @@ class StudyCopy:
         self._best = score.losses[0]
         return True
 
-    def ending(self, study: Study) -> None:
-        """Verdict and status of the parent run; drift readings as a curve."""
+    def system(self, readings: Mapping[str, float], step: int) -> None:
+        """What the machine did meanwhile, on the parent: the UI has a page of its own for these names."""
+        now_ms = int(time.time() * 1000)
+        self._client.log_batch(self.parent, metrics=[_metric(n, v, now_ms, step) for n, v in readings.items()])
+
+    def ending(self, study: Study, pages: Mapping[str, str]) -> None:
+        """Verdict and status of the parent run, its files, the best marked; drift readings as a curve."""
         from mlflow.entities import RunTag
 
         objective, now_ms = study.recipe.goal.first, int(time.time() * 1000)
         drift = [(after, samples[objective.metric]) for after, samples in study.drift if samples.get(objective.metric)]
         metrics = [_metric(f"baseline_{objective.metric}", objective.of(v), now_ms, after) for after, v in drift]
         tags = {"trials": str(len(study.trials))}
+        best = study.winner or study.best
+        if best is not None and (value := objective_of(best, study)) is not None:
+            metrics.append(_metric(OBJECTIVE, value, now_ms))
         if study.ending and (verdict := study.ending.verdict):
             winner = study.winner
             metrics += [_metric(n, getattr(verdict, n), now_ms) for n in ("ratio", "low", "high")]
             tags |= {"verdict": verdict.judgement.value, "best": str(winner.number if winner else 0)}
         self._client.log_batch(self.parent, metrics=metrics, tags=[RunTag(n, v) for n, v in _tags(tags).items()])
+        self._star(best.number if best else None)
+        whole = journal_bytes(replace(study, trials=())).decode()
+        for name, text in {**pages, STUDY_FILE: whole}.items():
+            self._client.log_text(self.parent, text, name)
         interrupted = study.ending is None or study.ending.interrupted
         self._client.set_terminated(self.parent, "KILLED" if interrupted else "FINISHED")
 
+    def _star(self, number: int | None) -> None:
+        """Marks the best and unmarks what was the best before the search was continued."""
+        for old in self._starred - {number}:
+            self._client.delete_tag(self.runs[old], BEST_TAG)
+            self._client.update_run(self.runs[old], name=run_name(old, best=False))
+        self._starred = set()
+        if number is not None and number in self.runs:
+            self._client.set_tag(self.runs[number], BEST_TAG, "yes")
+            self._client.update_run(self.runs[number], name=run_name(number, best=True))
+            self._starred.add(number)
+
 
 def trial_metrics(trial: Trial, study: Study) -> dict[str, float]:
-    """What the store gets of a trial: medians, the tail of the latency, quality lost, and the gain over number 0."""
+    """What the store gets of a trial: medians, the tail of the latency, quality lost, the gain over number 0, and
+    `objective`, what the table is sorted by."""
     metrics = metrics_of(trial)
     if len(latencies := samples_of(trial).get("latency_s", ())) > 1:
         metrics |= {"latency_s_p95": quantile(latencies, 0.95), "latency_s_p99": quantile(latencies, 0.99)}
@@ -144,6 +173,8 @@ def trial_metrics(trial: Trial, study: Study) -> dict[str, float]:
             metrics["quality_loss_pct"] = loss
         if (gain := _gain(study.recipe.goal.first, trial, baseline)) is not None:
             metrics["gain"] = gain
+    if (value := objective_of(trial, study)) is not None:
+        metrics[OBJECTIVE] = value
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
@@ -178,11 +209,6 @@ def _artifacts(uri: str) -> str | None:
     return str(path.parent / "mlartifacts") if path else None
 
 
-def sqlite_path(uri: str) -> Path | None:
-    """The file of a sqlite:/// address, None for any other."""
-    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
-
-
 def _parent(client: "MlflowClient", experiment_id: str, study: Study) -> str:
     mine = runs_of(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}' AND tags.`status` = 'study'")
     if known := sorted(mine, key=lambda run: (run.info.start_time, run.info.run_id)):
@@ -207,16 +233,6 @@ def _by_number(runs: "Iterable[Run]") -> "dict[int, list[Run]]":
     for run in runs:
         found.setdefault(int(run.data.tags[NUMBER_TAG]), []).append(run)
     return found
-
-
-def runs_of(client: "MlflowClient", experiment_id: str, filter_string: str) -> "Iterator[Run]":
-    token: str | None = None
-    while True:
-        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
 
 
 def _study_tags(study: Study) -> dict[str, str]:
@@ -252,9 +268,13 @@ def _study_params(study: Study) -> dict[str, Any]:
     }
 
 
-def _trial_tags(trial: Trial, study: Study) -> dict[str, str]:
+def _trial_tags(trial: Trial, study: Study, more: Mapping[str, float]) -> dict[str, str]:
     outcome = trial.outcome
-    tags = {NUMBER_TAG: str(trial.number), "same_as": "" if outcome.same_as is None else str(outcome.same_as)}
+    tags = {
+        **layout_tags(trial, more),
+        NUMBER_TAG: str(trial.number),
+        "same_as": "" if outcome.same_as is None else str(outcome.same_as),
+    }
     if isinstance(outcome, Failed):
         return _tags(tags | {"status": "failed", "stage": outcome.stage.value, "reason": outcome.reason.value})
     broken = study.recipe.goal.violations(trial, study.trials[0])

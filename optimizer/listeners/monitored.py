@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optimizer.listeners.mlflow import experiment_id, runs_of, store_errors
+from optimizer.listeners.mlflow import experiment_id
+from optimizer.readers.store import runs_of, store_errors
 
 HISTORY_TAG = "optimizer.monitor"
 

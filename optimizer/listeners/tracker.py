@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ from filelock import FileLock, Timeout
 
 from optimizer.device import lock_path
 from optimizer.errors import ConfigError
-from optimizer.journal import Tail
-from optimizer.listeners.mlflow import StoreError, StudyCopy, store_errors
+from optimizer.journal import Study, Tail
+from optimizer.listeners.mlflow import StudyCopy
+from optimizer.listeners.system import System
+from optimizer.readers.store import StoreError, store_errors
 
 RETRY_S = 10.0
 POLL_S = 0.2
@@ -131,7 +133,7 @@ def sending(journal: Path) -> Iterator[None]:
 
 
 def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], bool], device_lock: str) -> Status:
-    tail, copy = Tail(journal), None
+    tail, copy, system = Tail(journal), None, System()
     status = Status(uri)
     while True:
         last = finished()  # asked before the journal is read: what was written until then is sent
@@ -149,8 +151,11 @@ def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], b
                     status = Status(uri, copy.experiment_id, copy.parent, trial.number + 1)
                     write_status(journal, status)
                 if last:
-                    copy.ending(study)
+                    copy.ending(study, _pages(study, copy))
                     return status
+                if system.due():
+                    with _device_idle(device_lock, finished):
+                        copy.system(system.read(), len(study.trials))
         except StoreError as error:
             status = Status(uri, status.experiment_id, status.run_id, status.sent, str(error))
             write_status(journal, status)
@@ -159,6 +164,12 @@ def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], b
             copy = None  # a request that failed may have been carried out: the store is asked again what it has
             _sleep(RETRY_S, finished)
         _sleep(POLL_S, finished)
+
+
+def _pages(study: Study, copy: StudyCopy) -> Mapping[str, str]:
+    from optimizer.listeners.pages import pages
+
+    return pages(study, copy)
 
 
 def _sleep(seconds: float, finished: Callable[[], bool]) -> None:

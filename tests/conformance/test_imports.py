@@ -9,11 +9,14 @@ PACKAGE = Path(__file__).parents[2] / "optimizer"
 ORDER = [
     "__init__", "errors", "files", "expression", "space", "feasible", "trial", "metrics", "stats", "objective",
     "text", "recipe", "protocols", "strategies", "keeper", "forkserver", "process", "targets", "nvml", "telemetry",
-    "device", "executors", "measure", "study", "confirm", "journal", "listeners", "readers", "race", "report",
+    "device", "executors", "measure", "study", "confirm", "journal", "readers", "race", "report", "listeners",
     "export", "resources", "config", "session", "production", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
-    "mlflow": {"listeners/mlflow.py", "listeners/monitored.py", "export/registry.py", "export/pyfunc_model.py"},
+    "mlflow": {
+        *("readers/store.py", "readers/mlflow.py", "listeners/mlflow.py", "listeners/system.py"),
+        *("listeners/monitored.py", "export/registry.py", "export/pyfunc_model.py"),
+    },
     "torch": {str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")},
     "torchao": {"targets/torch/quantize.py"},
     "torch_pruning": {"targets/torch/channels.py"},

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,9 @@ from simple import MIXED, recipe_of, searched, synthetic
 
 from optimizer.device import lock_path
 from optimizer.journal import Journal, Settings
-from optimizer.listeners.mlflow import StoreError, StudyCopy
+from optimizer.listeners.mlflow import StudyCopy
 from optimizer.listeners.tracker import Status, Tracker, follow, read_status, write_status
+from optimizer.readers.store import StoreError
 from optimizer.recipe import Environment
 from optimizer.trial import Trial
 
@@ -31,6 +32,7 @@ class FakeCopy:
     def __init__(self, refusals: int = 0) -> None:
         self.experiment_id, self.parent = "1", "parent"
         self.sent: list[int] = []
+        self.system_readings: list[dict[str, float]] = []
         self.ended = 0
         self.refusals = refusals
 
@@ -40,12 +42,16 @@ class FakeCopy:
             raise StoreError("not now")
         self.sent.append(trial.number)
 
-    def ending(self, study: object) -> None:
+    def system(self, readings: Mapping[str, float], step: int) -> None:
+        self.system_readings.append(dict(readings))
+
+    def ending(self, study: object, pages: Mapping[str, str]) -> None:
         self.ended += 1
 
 
 def opened(monkeypatch: pytest.MonkeyPatch, copy: FakeCopy) -> None:
     monkeypatch.setattr(StudyCopy, "opened", lambda *_: copy)
+    monkeypatch.setattr("optimizer.listeners.tracker._pages", lambda *_: {})
     monkeypatch.setattr("optimizer.listeners.tracker.RETRY_S", 0.05)
     monkeypatch.setattr("optimizer.listeners.tracker.POLL_S", 0.02)
 

@@ -1,0 +1,54 @@
+"""How is a store of MLflow asked? Its errors as one, its runs page by page, the names that our runs are known by."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PAGE = 1000
+JOURNAL_TAG, NUMBER_TAG, PARENT_TAG = "optimizer.journal", "number", "mlflow.parentRunId"
+OBJECTIVE = "objective"
+DERIVED = (OBJECTIVE, "gain", "quality_loss_pct")
+"""Metrics that MLflow gets beside those that were measured."""
+
+TAILS = ("p95", "p99")
+MORE_TAG, ERROR_TAG, BEST_TAG = "metrics.more", "error", "best"
+STUDY_FILE = "study.jsonl"
+"""The artifact of a study's run that tells what runs don't: a journal without its trials."""
+
+
+class StoreError(Exception):
+    """The store did not answer or refused; what is missing can be sent later."""
+
+
+@contextmanager
+def store_errors() -> Iterator[None]:
+    """Whatever the store raises becomes StoreError: MLflow's own errors and those of its database and network."""
+    from mlflow.exceptions import MlflowException
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise StoreError(first[:300]) from error
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a sqlite:/// address, None for any other."""
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+def runs_of(client: "MlflowClient", experiment_id: str, filter_string: str) -> "Iterator[Run]":
+    token: str | None = None
+    while True:
+        page = client.search_runs([experiment_id], filter_string, max_results=PAGE, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
