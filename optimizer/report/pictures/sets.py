@@ -143,7 +143,7 @@ def compile_against_run(studies: Sequence[Study], labels: Mapping[str, str]) -> 
     if len(every) < FEWEST:
         return None
     x, y = axis_of("compile_time_s", [c for *_, c, _ in every]), axis_of(metric, [v for *_, v in every])
-    keep = {id(t) for s, t, *_ in every if s.best is t}
+    keep = {id(s.best) for s in studies}
     few = thinned([t for _, t, *_ in every], ()) if len(studies) == 1 else [t for _, t, *_ in every][:2000]
     chosen = {id(t) for t in few} | keep
     several = len(studies) > 1
