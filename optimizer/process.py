@@ -297,3 +297,43 @@ def conversation(
             raise TrialError(Reason.CRASH, f"{command[0]} can't be run: {error}") from None
         stack.enter_context(adopted(child.pid))
         yield Conversation(child, stderr, timeout_s)
+
+
+@dataclass(frozen=True)
+class Service:
+    """A server that runs beside the search, and is talked to by the network."""
+
+    child: Child
+    output: IO[bytes]
+
+    @property
+    def pid(self) -> int:
+        return self.child.pid
+
+    @property
+    def alive(self) -> bool:
+        try:
+            self.child.ended(0.0)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def said(self) -> str:
+        """What it has printed so far, shortened."""
+        return _shortened(self.output).strip()
+
+
+@contextlib.contextmanager
+def service(command: Sequence[str], environment: Mapping[str, str], folder: Path) -> Iterator[Service]:
+    """Starts a server in `folder`, ended with all that it started. Raises TrialError(CRASH) where it can't start."""
+    variables = {**os.environ, "TMPDIR": str(folder), **environment}
+    request = request_of(variables, str(folder), None, (MAX_FILE, MAX_FOLDER), reserves=True, watch_s=WATCH_S)
+    request |= {"command": list(command), "network": True}
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(tempfile.TemporaryFile())
+        try:
+            child = stack.enter_context(_KEEPER.child(request, output, START_S, stdout=output))
+        except NotStartedError as error:
+            raise TrialError(Reason.CRASH, f"{command[0]} can't be run: {error}") from None
+        stack.enter_context(adopted(child.pid))
+        yield Service(child, output)

@@ -57,6 +57,12 @@ def _torch(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: 
     return torch(node, space, plan, builds, device)
 
 
+def _ollama(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
+    from optimizer.config.ollama import ollama  # only a search of a served model needs an HTTP client
+
+    return ollama(node, space, plan, builds, device)
+
+
 def _synthetic(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     space = needed(space, node)
     target = SyntheticTarget(
@@ -90,6 +96,7 @@ KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Builds, str], Made]] = {
     "cuda": _cuda,
     "torch": _torch,
     "command": command,
+    "ollama": _ollama,
     "synthetic": _synthetic,
     "replay": _replay,
 }

@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.nn import functional
 from optimizer.errors import ConfigError, nearest
 from optimizer.space import Json, digest
 from optimizer.targets.builds import file_hash
+from optimizer.targets.texts import text_of
 from optimizer.targets.torch.decoder import Decoder
 from optimizer.targets.torch.parts import QUANTIZE, Answers, Calls, Carried, Entries, Inputs, Knobs, Reading
 from optimizer.targets.torch.plain import max_rel_error
@@ -213,23 +213,6 @@ def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache:
         texts=cache / "texts",
         windows_file=Path(str(options["windows_file"])) if options.get("windows_file") else None,
     )
-
-
-def text_of(part: str) -> str:
-    """test or calibration: the topics of pydoc_data whose name's hash is even or odd, in the order of those hashes.
-
-    Topics repeat each other's paragraphs: the calibration has none that the test has.
-    """
-    from pydoc_data.topics import topics
-
-    hashed = sorted((sha256(name.encode()).digest(), text) for name, text in topics.items())
-    sides = [[p for key, text in hashed if key[-1] % 2 == side for p in _paragraphs(text)] for side in (0, 1)]
-    judged = set(sides[0])
-    return "\n\n".join(sides[0] if part == "test" else [p for p in sides[1] if p not in judged])
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [stripped for paragraph in text.split("\n\n") if (stripped := paragraph.strip("\n"))]
 
 
 def _text_hash() -> str:

@@ -1,0 +1,1 @@
+"""A language model behind Ollama as a target."""
