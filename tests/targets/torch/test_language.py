@@ -13,7 +13,8 @@ pytest.importorskip("transformers", reason="needs the extra models")
 
 from optimizer.errors import ConfigError
 from optimizer.space import Json
-from optimizer.targets.torch.language import LanguageTask, language_task, text_of
+from optimizer.targets.texts import text_of
+from optimizer.targets.torch.language import LanguageTask, language_task
 from optimizer.targets.torch.layers import layers_of
 from optimizer.targets.torch.parts import Knobs
 from optimizer.targets.torch.prune import Prune
