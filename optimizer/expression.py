@@ -81,8 +81,11 @@ def parse(text: str) -> Expression:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"'{text}' is not an expression: {error}.") from None
     names: set[str] = set()
-    one = _compile(tree, _ONE, names, text, 0)
-    many = _compile(tree, _MANY, names, text, 0)
+    try:
+        one = _compile(tree, _ONE, names, text, 0)
+        many = _compile(tree, _MANY, names, text, 0)
+    except RecursionError:
+        raise ConfigError(f"'{text[:60]}…' is nested too deeply (at most {MAX_DEPTH} levels).") from None
     return Expression(text.strip(), frozenset(names), one, many)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
-from optimizer.objective import Bound, Direction, Goal, Limit, Objective
+from optimizer.objective import STATISTICS, Bound, Direction, Goal, Limit, Objective
 from optimizer.space import Json, Point, Space, digest, space_from
 
 VERSION = 1
@@ -113,15 +113,21 @@ class Environment:
         return asdict(self)
 
 
+def _statistic(name: str) -> str:
+    if name not in STATISTICS:
+        raise ValueError(f"the statistic {name} is not known")
+    return name
+
+
 def recipe_from(document: Json) -> Recipe:
     """The inverse of Recipe.document. Raises KeyError, TypeError, ValueError or ConfigError on anything else."""
     if document["version"] != VERSION:
         raise ValueError(f"a recipe of version {document['version']}; this program writes and reads {VERSION}")
     objectives = tuple(
-        Objective(o["metric"], Direction(o["direction"]), o["statistic"]) for o in document["objectives"]
+        Objective(o["metric"], Direction(o["direction"]), _statistic(o["statistic"])) for o in document["objectives"]
     )
     limits = tuple(
-        Limit(x["metric"], Bound(x["bound"]), x["value"], Direction(x["direction"]), x["statistic"])
+        Limit(x["metric"], Bound(x["bound"]), x["value"], Direction(x["direction"]), _statistic(x["statistic"]))
         for x in document["limits"]
     )
     return Recipe(

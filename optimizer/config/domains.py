@@ -30,7 +30,7 @@ def parse_word(word: str) -> Override:
     """A command-line word of Hydra's grammar. Raises ConfigError where it is none."""
     try:
         return _parser().parse_override(word)
-    except HydraException as error:
+    except (HydraException, ValueError) as error:  # ValueError: a number of more digits than Python reads
         raise ConfigError(
             f"'{word}' is not a setting: {str(error).splitlines()[-1].strip()}. Write KEY=VALUE."
         ) from None
@@ -60,7 +60,7 @@ def domain_of(given: Any, name: str) -> Domain:
                 raise ConfigError(f"the quotes around {value} make a text of it: leave them away.")
             case _:
                 return Choice((_plain(value, name),))
-    except ConfigError as error:
+    except (ConfigError, ValueError, OverflowError) as error:
         raise ConfigError(f"{name}: {error}") from None
 
 
