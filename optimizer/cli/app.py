@@ -415,6 +415,19 @@ def cache(
 
 
 @app.command()
+def profile_build(
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="As target=TARGET of a search.", show_default=False)],
+    words: Words = None,
+    json: AsJson = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Show where the compile time of a target goes, and what to do about it."""
+    from optimizer.cli.profile_build import command
+
+    command(target, words or [], config_dir or [], as_json=json)
+
+
+@app.command()
 def doctor(json: AsJson = False) -> None:
     """Show what this machine has, what is missing and how to get it."""
     from optimizer.cli.doctor import command

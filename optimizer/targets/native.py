@@ -81,16 +81,21 @@ class NativeTarget:
             for _ in pool.map(lambda one: self._support_object(*one), todo):
                 pass
 
+    @property
+    def sources(self) -> tuple[Path, ...]:
+        """The units on which the knobs act."""
+        return (self.source, *self.more)
+
     def command(self, point: Point) -> tuple[str, ...]:
         """The command that builds a point, sources and output named as they lie here."""
         return self._command(point, self.words(point))
 
     def _command(self, point: Point, words: Sequence[str]) -> tuple[str, ...]:
-        sources = (str(s) for s in (self.source, *self.more))
-        return self._linking(point, [*words, f"-I{self.include}", *sources])
+        sources = (str(s) for s in self.sources)
+        return self.linking(point, [*words, f"-I{self.include}", *sources])
 
-    def _linking(self, point: Point, words: Sequence[str]) -> tuple[str, ...]:
-        compiler = self._compiler(point)
+    def linking(self, point: Point, words: Sequence[str]) -> tuple[str, ...]:
+        compiler = self.compiler(point)
         support = [str(self._support_path(compiler, s)) for s in self.support]
         return (compiler.path, *words, *support, "-o", "program")
 
@@ -129,7 +134,7 @@ class NativeTarget:
     ) -> Artifact:
         """A point compiled with these words in place of its own. Files that they name (@file, -include) are told apart
         by their paths alone, so what is built of them is no matter for the cache."""
-        key = digest([self._hashes, self._compiler(point).version, list(canonical(words))])
+        key = digest([self._hashes, self.compiler(point).version, list(canonical(words))])
 
         def made(scratch: Path, place: Path) -> Artifact:
             log, times = self._compiled(point, words, scratch, fresh=fresh)
@@ -158,14 +163,14 @@ class NativeTarget:
         if not self.more:
             done = self._ran(self._command(point, words), scratch)
             return done.output, dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
-        compiler = self._compiler(point)
+        compiler = self.compiler(point)
         units = self._units(None if self.times_count else self.launcher)
         objects = list(
             self._pool.map(
                 lambda s: units.object(compiler, s, self._read_by(s), words, fresh=fresh), (self.source, *self.more)
             )
         )
-        done = self._ran(self._linking(point, [*words, *(o.path for o in objects)]), scratch)
+        done = self._ran(self.linking(point, [*words, *(o.path for o in objects)]), scratch)
         link = dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
         told = {t: link[t] + sum(o.facts[t] for o in objects) for t in TIMES if all(t in o.facts for o in objects)}
         kept = sum(CACHED in o.facts for o in objects)
@@ -185,7 +190,7 @@ class NativeTarget:
     def _ran(self, command: Sequence[str], scratch: Path) -> Done:
         return compiled(command, self.limits.timeout_s, scratch, self.limits.memory_bytes)
 
-    def _compiler(self, point: Point) -> Compiler:
+    def compiler(self, point: Point) -> Compiler:
         if (name := point.get("compiler")) is None:
             return next(iter(self.compilers.values()))
         if (compiler := self.compilers.get(str(name))) is None:

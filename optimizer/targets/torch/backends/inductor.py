@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch._dynamo import config as dynamo
-from torch._dynamo.utils import counters
+from torch._dynamo.utils import compile_times, counters
 
 from optimizer.space import Value
 from optimizer.targets.torch.backends.options import MODE, OPTIONS, code_of, generated, in_effect, options_of, tolerance
@@ -45,6 +45,7 @@ class Compile:
             "options": {k: str(v) for k, v in _options(job.knobs).items()},
             "breaks": {str(k)[:200]: int(v) for k, v in counters["graph_break"].items()},
             "inductor": {str(k): int(v) for k, v in counters["inductor"].items()},
+            "times": {name: float(str(seconds)) for name, seconds in zip(*compile_times("csv", True), strict=True)},
         }
         return Built(code_of(job.folder, job.seed), facts, notes, DECIDED)
 

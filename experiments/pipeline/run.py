@@ -1,0 +1,227 @@
+"""What does the pipeline save, and what does it cost? Each part writes its figures into result.json beside this file.
+
+python experiments/pipeline/run.py                     (all parts; half an hour on two quiet cores)
+python experiments/pipeline/run.py cache same          (some of them: cache, same, loop, long)
+
+Nothing here depends on absolute times but `loop`: ratios are of neighbours, medians have a bootstrapped 95% interval.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from optimizer.config import load
+from optimizer.device import cpu_model, physical_cores
+from optimizer.journal import Study, read
+from optimizer.protocols import Ending
+from optimizer.recipe import Environment, Recipe
+from optimizer.session import run as run_session
+from optimizer.trial import Samples, Trial, TrialError
+
+HERE = Path(__file__).parent
+GEMM = ("target.options.m=64", "target.options.n=64", "target.options.k=64", "measure.confirm.max_seconds=1")
+NOT_OURS = ("build", "verify", "measure", "confirm")
+ROOMY = ("space.unroll=range(1,1001)", "space.constraints.budget=null")  # 384,000 valid configurations
+BLOCKS = 10
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """A bootstrapped 95% interval of the median."""
+    rng = Random(0)
+    medians = sorted(median(rng.choices(values, k=len(values))) for _ in range(2000))
+    return [medians[49], medians[1950]]
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    return {"median": median(values), "interval_95": interval(values), "n": len(values)}
+
+
+def search(folder: Path, study: str, *words: str) -> Mapping[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-m", "optimizer", "search", f"study={study}", *words, "--json"],
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found: Mapping[str, Any] = json.loads(done.stdout)
+    return found
+
+
+# --- a second identical search
+
+
+def cache(repeats: int) -> dict[str, Any]:
+    """Build time with a warm cache against that with an empty one; for `auto`, whose candidates depend on what was
+    measured, how many of its builds were there."""
+    shares, known = [], []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            kept = f"build_cache.folder={folder}/cache"
+            words = ("target=gemm_cpu", "measure=quick", "tracking=none", "budget.trials=20", *GEMM, kept)
+            first, second = (search(folder, study, *words, "strategy=random") for study in ("first", "second"))
+            assert points(folder, "first") == points(folder, "second")
+            shares.append(second["seconds"]["build"] / first["seconds"]["build"])
+            for study in ("auto-first", "auto-second"):
+                search(folder, study, *words, "strategy=auto")
+            trials = read(folder / "studies" / "auto-second" / "journal.jsonl").trials
+            built = [t for t in trials if t.artifact is not None]
+            known.append(sum("build_cached" in t.artifact.facts for t in built if t.artifact) / len(built))
+    return {"ratio_build_time_second_to_first": summary(shares), "share_of_builds_known_to_auto": summary(known)}
+
+
+def points(folder: Path, study: str) -> list[object]:
+    return [t.point for t in read(folder / "studies" / study / "journal.jsonl").trials]
+
+
+# --- the same machine code
+
+
+def same(configurations: int) -> dict[str, Any]:
+    """Of random configurations of a space of flags alone: how many give code that an earlier one gave."""
+    found = {
+        "gxx_gemm": ("target=gemm_cpu", "space=[gxx]", "space.omp_proc_bind=none", "space.omp_wait_policy=none"),
+        "gxx_conv": ("target=conv_cpu", "space=[gxx]", "space.omp_proc_bind=none", "space.omp_wait_policy=none"),
+        "nvrtc_gemm": ("target=gemm_cuda", "device=none", "space=[cuda_flags]", "space.compiler=nvrtc"),
+        "nvrtc_conv": ("target=conv_cuda", "device=none", "space=[cuda_flags]", "space.compiler=nvrtc"),
+    }
+    return {name: recognised(words, configurations) for name, words in found.items()}
+
+
+def recognised(words: Sequence[str], configurations: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        setup = load([*words, f"studies_dir={name}", "study=s", "build_cache.folder=null"], (), date(2026, 1, 1))
+        setup.made.prepare()
+        rng, identities, failed = Random(0), [], 0
+        for _ in range(configurations):
+            try:
+                identities.append(setup.made.target.build(setup.feasible.sample(rng)).identity)
+            except TrialError:
+                failed += 1
+        distinct = len(set(identities))
+    return {
+        "configurations": configurations,
+        "failed": failed,
+        "distinct": distinct,
+        "evaluations_saved_share": 1 - distinct / len(identities),
+    }
+
+
+# --- what the loop costs
+
+
+def loop(repeats: int) -> dict[str, Any]:
+    """The loop's own time a trial with the pool and MLflow on: all but building, verifying, measuring, confirming."""
+    words = ("target=synthetic", "strategy=random", "measure=quick", "budget.trials=1000", "executor.workers=2", *ROOMY)
+    own = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            found = search(Path(folder), "x", *words, "tracking=mlflow")
+        seconds = found["seconds"]
+        own.append(1000 * (seconds["total"] - sum(seconds.get(s, 0.0) for s in NOT_OURS)) / found["trials"])
+    return {"own_ms_a_trial": summary(own)}
+
+
+# --- a long search
+
+
+class Watch:
+    """A screen that notes time and memory at ten moments of a search."""
+
+    def __init__(self, trials: int) -> None:
+        self.trials, self.seen = trials, 0
+        self.marks: list[tuple[int, float, float]] = [(0, *_now())]
+
+    def on_trial(self, trial: Trial) -> None:
+        self.seen += 1
+        if self.seen % (self.trials // BLOCKS) == 0:
+            self.marks.append((self.seen, *_now()))
+
+    def on_start(self, recipe: Recipe, environment: Environment) -> None: ...
+    def on_drift(self, after: int, samples: Samples) -> None: ...
+    def on_end(self, ending: Ending) -> None: ...
+    def recall(self, trial: Trial) -> None: ...
+    def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+    def waiting(self, text: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+def _now() -> tuple[float, float]:
+    """CPU seconds and resident bytes of this process."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
+    return time.process_time(), float(pages * os.sysconf("SC_PAGESIZE"))
+
+
+def long(trials: int) -> dict[str, Any]:
+    """In a process of its own, so that its memory is its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--long-search", str(trials)], capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def long_search(trials: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["target=synthetic", "strategy=random", "measure=quick", "tracking=none", f"budget.trials={trials}"]
+        setup = load([*words, *ROOMY, "study=x", f"studies_dir={folder}"], (), date(2026, 1, 1))
+        watch = Watch(trials)
+        study: Study = run_session(setup, watch, time.perf_counter, resume=False).study
+        assert len(study.trials) == trials
+    pairs = list(zip(watch.marks, watch.marks[1:], strict=False))
+    cpu_ms = [1000 * (b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs]
+    first, last = watch.marks[1], watch.marks[-1]
+    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "trials": trials,
+        "cpu_ms_a_trial_by_tenth": cpu_ms,
+        "ratio_last_tenth_to_second": cpu_ms[-1] / cpu_ms[1],
+        "bytes_a_trial_while_searching": (last[2] - first[2]) / (last[0] - first[0]),
+        "bytes_a_trial_at_the_peak": (peak_bytes - watch.marks[0][2]) / trials,
+    }
+
+
+def main() -> None:
+    parts: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+        "cache": lambda given: cache(given.repeats),
+        "same": lambda given: same(given.configurations),
+        "loop": lambda given: loop(given.repeats),
+        "long": lambda given: long(given.trials),
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("parts", nargs="*", choices=[*parts, []], help="unset: all")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--configurations", type=int, default=200)
+    parser.add_argument("--trials", type=int, default=100_000, help="of the long search")
+    parser.add_argument("--long-search", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.long_search:
+        print(json.dumps(long_search(given.long_search)))
+        return
+    path = HERE / "result.json"
+    for name in given.parts or parts:
+        load_before = os.getloadavg()[0]
+        figures = parts[name](given)
+        place = {
+            "hardware": f"{cpu_model()}, {physical_cores()} cores",
+            "at": datetime.now(UTC).isoformat(timespec="minutes"),
+            "load_before_and_after": [load_before, os.getloadavg()[0]],
+        }
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        result[name] = {**place, **figures}
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({name: result[name]}, indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
