@@ -22,7 +22,7 @@ class Saving:
 
 def savings(trials: Sequence[Trial]) -> list[Saving]:
     """Each kind that concerned a trial at all."""
-    found = (_same_code(trials), _racing(trials), _cached(trials), _units(trials), _foreseen(trials), _pool(trials))
+    found = (_same_code(trials), _racing(trials), _cached(trials), _units(trials), _pool(trials))
     return [saving for saving in found if saving.trials]
 
 
@@ -63,13 +63,6 @@ def _spared_s(trial: Trial) -> float | None:
 def _units(trials: Sequence[Trial]) -> Saving:
     some = [t for t in trials if t.artifact and UNITS in t.artifact.facts and CACHED not in t.artifact.facts]
     return Saving("translation units compiled before", len(some), None, "")
-
-
-def _foreseen(trials: Sequence[Trial]) -> Saving:
-    """Builds that were begun before the strategy asked for them."""
-    begun = [t for t in trials if t.seconds.get("foreseen", 0.0) > 0]
-    seconds = sum(t.seconds["foreseen"] for t in begun)
-    return Saving("built before the strategy asked", len(begun), seconds, "how far the builds were when asked for")
 
 
 def _pool(trials: Sequence[Trial]) -> Saving:
