@@ -134,7 +134,8 @@ def test_law_4_a_recorded_study_served_back_gives_identical_outcomes() -> None:
 
 @pytest.mark.parametrize("kept", [0, 1, 3, 17, 39])
 def test_law_5_a_search_resumes_by_being_told_its_record(kept: int) -> None:
-    unhurried = Plan(warmups=1, max_seconds=30.0, drift_every=0, min_samples=6, max_samples=12)  # samples end it, no clock
+    # the number of samples ends a measurement, not the clock of a busy machine
+    unhurried = Plan(warmups=1, max_seconds=30.0, drift_every=0, min_samples=6, max_samples=12)
     recipe = recipe_of(seed=7, plan=unhurried)
     target = synthetic(failing=0.3, noise=0.05)
     whole, _ = searched(recipe, target, 40)
