@@ -13,7 +13,7 @@ from statistics import median
 
 from optimizer.measure import BLOCK_S, is_throttled, joined
 from optimizer.process import held_still
-from optimizer.protocols import Ending
+from optimizer.protocols import DeviceLost, Ending
 from optimizer.recipe import Recipe
 from optimizer.stats import FEWEST, Judgement, estimate, judge
 from optimizer.study import Bench
@@ -153,15 +153,18 @@ class Match:
         start = self.bench.clock()
         quiet: list[_Round] = []
         disturbed: list[_Round] = []
-        fewest, ended_by_others = FEWEST if count >= FEWEST else 1, 0
+        fewest, ended_by_others, lost = FEWEST if count >= FEWEST else 1, 0, 0
         while len(quiet) < count:
-            taken = len(quiet) + len(disturbed)
+            taken = len(quiet) + len(disturbed) + lost
             if taken >= fewest and self.bench.clock() - start > seconds:
                 break
             if taken >= 3 * count:
                 break
             try:
                 found = self._round(a, b)
+            except DeviceLost:
+                lost += 1  # a round is of one machine: it is played again on another
+                continue
             except TrialError as error:
                 ended_by_others += error.again
                 if ended_by_others == 1 and error.again:

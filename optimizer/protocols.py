@@ -12,6 +12,11 @@ from optimizer.stats import Estimate, Verdict
 from optimizer.trial import Artifact, Candidate, Check, Samples, Trial
 
 
+class DeviceLost(Exception):  # noqa: N818, a thing that happens and no mistake
+    """The machine of a device is gone. What went on there is done again: `Device.alone` then gives another machine's
+    device of the same kind, or raises what ends the search where there is none."""
+
+
 class Strategy(Protocol):
     """Proposes points. It starts no process and reads no clock; ask(n) gives what n times ask(1) would."""
 

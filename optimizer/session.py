@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from optimizer.config import Setup
 from optimizer.confirm import confirm
 from optimizer.errors import ConfigError
-from optimizer.executors.local import InlineExecutor, LocalExecutor
+from optimizer.executors.local import InlineExecutor
 from optimizer.journal import Journal, Study, read
 from optimizer.listeners.tracker import Status, Tracker
 from optimizer.measure import LiveMeter, StillMeter
@@ -67,7 +67,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
                 screen.recall(trial)
             played = setup.made.clock is not None
             meter = PlayedMeter() if played else _meter(setup, setup.made.device, clock)
-            executor = InlineExecutor(clock) if played else LocalExecutor(setup.workers)
+            executor = InlineExecutor(clock) if played else setup.executor()
             more = tuple(Seat(target, device, _meter(setup, device, clock)) for target, device in setup.made.more)
             bench = Bench(setup.made.target, setup.made.device, executor, meter, clock, more=more)
             trials: list[Trial] = []
@@ -78,7 +78,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
                         setup.recipe, strategy, bench, setup.budget, journal.recorded, (journal, screen)
                     ):
                         trials.append(trial)  # what came before an interrupt must stay
-                        for text in setup.builds.news():
+                        for text in setup.news():
                             screen.warn(text)
                         if tracker is not None:
                             tracker.revive()
@@ -106,6 +106,8 @@ def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal
 
 
 def _meter(setup: Setup, device: Device, clock: Clock) -> Meter:
+    if setup.made.meter is not None:
+        return setup.made.meter
     if not setup.made.runs:
         return StillMeter()
     return LiveMeter(device, setup.recipe.plan, setup.recipe.goal, clock)

@@ -11,7 +11,7 @@ from threading import Event
 
 from optimizer.errors import ConfigError
 from optimizer.objective import Objective
-from optimizer.protocols import Clock, Device, Executor, Listener, Meter, Strategy, Target
+from optimizer.protocols import Clock, Device, DeviceLost, Executor, Listener, Meter, Strategy, Target
 from optimizer.recipe import Budget, Recipe
 from optimizer.stats import Estimate, estimate
 from optimizer.trial import (
@@ -278,9 +278,9 @@ def _evaluated(
 def _tried(
     pending: _Pending, seat: Seat, bench: Bench, seen: _Seen, recipe: Recipe, earlier: Sequence[_Pending]
 ) -> tuple[Trial, bool]:
-    """The one place in which a bad point's TrialError is caught; and whether that is worth trying once more."""
+    """A trial, and whether it is worth trying once more. A bad point's TrialError is caught here or in `_measured`."""
     seconds: dict[str, float] = {"ask": pending.asking_s}
-    stage, artifact, again = Stage.BUILD, None, False
+    artifact, again = None, False
     started_at_s = bench.wall()
     outcome: Outcome
     assert pending.build is not None
@@ -289,21 +289,39 @@ def _tried(
         if (twin := seen.by_identity.get(artifact.identity) or _twin(artifact.identity, earlier)) is not None:
             outcome = _taken_over(twin)
         else:
-            with seat.device.alone():
-                stage = Stage.VERIFY
-                with _timed(seconds, stage, bench.clock):
-                    stack = ExitStack()
-                    runner = stack.enter_context(seat.target.open(artifact))
-                    with _closed_on_error(stack):
-                        check = runner.verify()
-                with stack:
-                    stage = Stage.MEASURE
-                    with _timed(seconds, stage, bench.clock):
-                        samples = seat.meter.measure(runner, seen.estimate(recipe.goal.first))
-                        outcome = Measured(check, Packed(samples))
+            best = seen.estimate(recipe.goal.first)
+            while (found := _measured(artifact, seat, bench, best, seconds)) is None:
+                pass
+            outcome, again = found
+    except TrialError as error:
+        outcome, again = Failed(Stage.BUILD, error.reason, error.log), error.again
+    return Trial(pending.candidate, outcome, seconds, artifact, started_at_s), again
+
+
+def _measured(
+    artifact: Artifact, seat: Seat, bench: Bench, best: Estimate | None, seconds: dict[str, float]
+) -> tuple[Outcome, bool] | None:
+    """What comes of an artifact, and whether it is worth trying once more. None where the device's machine was lost
+    meanwhile: the time that went is that of the stage `lost`."""
+    stage, again, spent, start_s = Stage.VERIFY, False, dict[str, float](), bench.clock()
+    try:
+        with seat.device.alone():
+            with _timed(spent, stage, bench.clock):
+                stack = ExitStack()
+                runner = stack.enter_context(seat.target.open(artifact))
+                with _closed_on_error(stack):
+                    check = runner.verify()
+            with stack:
+                stage = Stage.MEASURE
+                with _timed(spent, stage, bench.clock):
+                    outcome: Outcome = Measured(check, Packed(seat.meter.measure(runner, best)))
+    except DeviceLost:
+        seconds["lost"] = seconds.get("lost", 0.0) + bench.clock() - start_s
+        return None
     except TrialError as error:
         outcome, again = Failed(stage, error.reason, error.log), error.again
-    return Trial(pending.candidate, outcome, seconds, artifact, started_at_s), again
+    seconds.update(spent)
+    return outcome, again
 
 
 def _twin(identity: str, earlier: Sequence[_Pending]) -> Trial | None:
@@ -355,7 +373,7 @@ def _read_drift(baseline: Trial, after: int, bench: Bench, listeners: Sequence[L
     try:
         with bench.device.alone(), bench.target.open(baseline.artifact) as runner:
             samples = bench.meter.measure(runner, None)
-    except TrialError:
+    except (TrialError, DeviceLost):
         return  # the reading is for information; the final comparison starts the baseline again
     for listener in listeners:
         listener.on_drift(after, samples)

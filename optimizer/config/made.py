@@ -7,7 +7,7 @@ from typing import Any, Generic, TypeVar
 
 from optimizer.config.compose import Tree
 from optimizer.errors import ConfigError
-from optimizer.protocols import Device, Target
+from optimizer.protocols import Device, Meter, Target
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Point, Space, Value
 from optimizer.targets.cache import BuildCache
@@ -38,6 +38,7 @@ class Made:
     runs: bool = True  # False: it is only built, so what builds tell is all there is
     more: tuple[tuple[Target, Device], ...] = ()  # further devices like the first, with the target as it runs there
     warnings: tuple[str, ...] = ()  # what disturbs measurements here
+    meter: Meter | None = None  # how it is measured, where it is not on this machine
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from optimizer.config.builds import builds_of
+from optimizer.config.cluster import cluster_of, made_by
 from optimizer.config.compose import Composed, Tree
 from optimizer.config.made import Builds, Made
 from optimizer.config.prior import known_of
@@ -19,16 +20,18 @@ from optimizer.config.spaces import space_of
 from optimizer.config.targets import made_target
 from optimizer.device import physical_cores
 from optimizer.errors import ConfigError, nearest
+from optimizer.executors.local import LocalExecutor
 from optimizer.feasible import Feasible
 from optimizer.journal import Settings
 from optimizer.objective import STATISTICS, Bound, Direction, Goal, Limit, Objective, direction_of
-from optimizer.protocols import Strategy
+from optimizer.protocols import Executor, Strategy
 from optimizer.recipe import Budget, Confirm, Part, Plan, Recipe
 from optimizer.space import Point, Space, Value, contains
 from optimizer.strategies.prior import Known
 from optimizer.strategies.proposals import Proposals, Proposer
 
 T = TypeVar("T")
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Setup:
     tracking: Tracking
     studies_dir: Path
     study: str
-    workers: int
+    executor: Callable[[], Executor]  # makes the one that the session closes
+    news: Callable[[], Sequence[str]]  # what the user should know of what went on since it was last asked for
     settings: Settings
     builds: Builds
     prior: tuple[Known, ...] = ()
@@ -77,12 +81,14 @@ def setup_of(composed: Composed, today: date) -> Setup:
     plan, confirm = _measuring(tree["measure"])
     goal = goal_of(tree["objective"])
     builds, told = builds_of(tree["build_cache"], (studies_dir / study / "build").resolve(), goal)
-    made = made_target(
-        composed,
-        space_of(tree["space"], composed.domains) if _has_knobs(tree["space"]) else None,
-        plan,
-        builds,
-    )
+    space = space_of(tree["space"], composed.domains) if _has_knobs(tree["space"]) else None
+    cluster, workers, ahead = None, 0, _whole(tree, "ahead", 1)
+    if _executor_name(tree["executor"]) == "ray":
+        cluster = cluster_of(tree, space, plan, goal, builds.folder)
+        made = made_by(cluster, str(tree["device"]))
+    else:
+        workers = _workers(tree["executor"])
+        made = made_target(composed, space, plan, builds)
     feasible = Feasible(made.space)
     budget = _filled(Budget, tree["budget"], "budget")
     _check_budget(budget)
@@ -98,7 +104,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
         plan=plan,
         confirm=confirm,
         seed=_whole(tree, "seed", 0),
-        ahead=_whole(tree, "ahead", 1),
+        ahead=ahead,
         start=_start(made, composed, tree),
         device=made.device_name,
     )
@@ -111,7 +117,8 @@ def setup_of(composed: Composed, today: date) -> Setup:
         tracking=Tracking(tree["tracking"]["name"], uri, tree["tracking"]["experiment"] or tree["target"]["name"]),
         studies_dir=studies_dir,
         study=study,
-        workers=_workers(tree["executor"]),
+        executor=(lambda: LocalExecutor(workers)) if cluster is None else lambda: cluster.executor(ahead),
+        news=builds.news if cluster is None else lambda: (*builds.news(), *cluster.news()),
         settings=Settings(composed.words, composed.choices, composed.spaces, tree["target"]),
         prior=prior,
         builds=builds,
@@ -346,9 +353,14 @@ def _study_name(value: Any) -> str:
     return name
 
 
+def _executor_name(node: Tree) -> str:
+    name = str(node["name"])
+    if name not in EXECUTORS:
+        raise ConfigError(f"There is no executor '{name}'.{nearest(name, EXECUTORS)}")
+    return name
+
+
 def _workers(node: Tree) -> int:
-    if node["name"] != "local":
-        raise ConfigError(f"There is no executor '{node['name']}'.{nearest(str(node['name']), ['local'])}")
     workers = node["workers"]
     if workers is None:
         return max(physical_cores(), os.cpu_count() or 1)

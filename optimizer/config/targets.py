@@ -28,10 +28,10 @@ def made_of(node: Mapping[str, Json], space: Space | None, plan: Plan, builds: B
     if kind not in KINDS:
         raise ConfigError(f"target.kind={kind} is not known.{nearest(kind, KINDS)}")
     tree = dict(node)
-    return KINDS[kind](tree, space, plan, builds, _device_name(device, tree))
+    return KINDS[kind](tree, space, plan, builds, device_name(device, tree))
 
 
-def _device_name(wanted: str, node: Tree) -> str:
+def device_name(wanted: str, node: Tree) -> str:
     """auto: the first that the target runs on. cuda:1, cuda:GPU-…: which of several GPUs."""
     known = ("auto", "cpu", "cuda", "none")
     kind, _, which = wanted.partition(":")

@@ -1,0 +1,130 @@
+"""A real Ray cluster of several machines on this one: the search that it makes is that of the local executor."""
+
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simple import Tape
+
+from optimizer.config import Setup, load
+from optimizer.measure import LiveMeter
+from optimizer.protocols import Listener
+from optimizer.study import Bench, Seat, search
+from optimizer.trial import Failed, Trial
+
+pytest.importorskip("ray", reason="needs ray: pip install 'inference-optimizer[ray]'")
+pytestmark = pytest.mark.extra
+
+STORE_BYTES = 80_000_000
+SYNTHETIC = ("target=synthetic", "strategy=random", "measure=quick", "measure.drift_every=0", "target.noise=0.0")
+NATIVE = (
+    "target=gemm_cpu", "strategy=random", "measure=quick", "measure.max_seconds=0.05", "measure.warmups=1",
+    "target.options={m: 32, n: 32, k: 32}",
+)  # fmt: skip
+
+
+@dataclass
+class Machines:
+    """A cluster: a head that keeps the books and machines with a temporary folder each, as if they were several."""
+
+    cluster: Any
+    folder: Path
+    count: int = 0
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def add(self, *, cpus: int = 1, **resources: float) -> Any:
+        self.count += 1
+        own = self.folder / f"machine{self.count}"
+        own.mkdir()
+        return self.cluster.add_node(
+            num_cpus=cpus, object_store_memory=STORE_BYTES, resources=resources, env_vars={"TMPDIR": str(own)}
+        )
+
+    def kill(self, node: Any) -> None:
+        self.cluster.remove_node(node, allow_graceful=False)
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # its sockets need a short path
+        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            yield Machines(cluster, Path(folder))
+        finally:
+            cluster.shutdown()
+
+
+def setup_of(words: Sequence[str], folder: Path, *more: str) -> Setup:
+    return load([*words, f"studies_dir={folder}", "study=x", "tracking=none", *more], [], date(2026, 1, 1))
+
+
+def searched(setup: Setup, trials: int, *listeners: Listener) -> list[Trial]:
+    """A whole search, without confirmation."""
+    made = setup.made
+    setup.made.prepare()
+
+    def meter(device: Any) -> Any:
+        return made.meter or LiveMeter(device, setup.recipe.plan, setup.recipe.goal)
+
+    more = tuple(Seat(t, d, meter(d)) for t, d in made.more)
+    bench = Bench(made.target, made.device, setup.executor(), meter(made.device), more=more)
+    try:
+        found = []
+        for trial in search(setup.recipe, setup.strategy(), bench, setup.budget, listeners=listeners):
+            found.append(trial)
+            if len(found) == trials:
+                break
+        return found
+    finally:
+        bench.executor.close()
+
+
+def outcomes(trials: Sequence[Trial]) -> list[object]:
+    """What a strategy learns of trials without noise."""
+    return [
+        (t.candidate, t.outcome.reason if isinstance(t.outcome, Failed) else set(t.outcome.samples["latency_s"]))
+        for t in trials
+    ]
+
+
+class Killer(Tape):
+    """Kills a machine when a trial has ended."""
+
+    def __init__(self, machines: Machines, node: Any, after: int) -> None:
+        super().__init__()
+        self._kill, self._after = (machines, node), after
+
+    def on_trial(self, trial: Trial) -> None:
+        super().on_trial(trial)
+        if trial.number == self._after:
+            machines, node = self._kill
+            threading.Thread(target=machines.kill, args=(node,)).start()
+
+
+def test_a_machine_that_dies_in_mid_search_changes_nothing(machines: Machines, tmp_path: Path) -> None:
+    words = (*SYNTHETIC, "budget.trials=30", "target.build_s=0.03", "target.run_s=0.003")
+    here = searched(setup_of(words, tmp_path / "local"), 30)
+    nodes = [machines.add(measurer=1, builder=1) for _ in range(3)]
+    setup = setup_of(
+        words, tmp_path / "ray", "executor=ray", f"executor.address={machines.address}",
+        "executor.measure_on=measurer", "executor.build_on=builder",
+    )  # fmt: skip
+    assert len(setup.made.more) == 2, "a place for each machine"
+    killer = Killer(machines, nodes[0], after=8)
+    there = searched(setup, 30, killer)
+    for node in nodes[1:]:
+        machines.kill(node)
+    assert outcomes(there) == outcomes(here)
+    assert [t.number for t in killer.trials] == list(range(30)), "told in the order of asking"
+    assert any("lost" in text for text in setup.news()), "the user is told"
