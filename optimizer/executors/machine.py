@@ -108,6 +108,11 @@ class Measurer:
     def told(self) -> Told:
         return self._make().told
 
+    def clear(self) -> None:
+        """Ends what runs here and removes the builds that the search has brought."""
+        self.release()
+        clear(self._make)
+
     def hold(self) -> None:
         """Waits for the device, which then is this search's until `release`."""
         self._held.enter_context(self._make().device.alone())

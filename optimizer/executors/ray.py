@@ -126,6 +126,7 @@ class Cluster:
             clear.options(num_cpus=0, max_retries=0, scheduling_strategy=_there(n)).remote(self._make)
             for n in _nodes(self._settings.build_on)
         ]
+        waiting += [host.actor.clear.remote() for host in self.hosts]
         ray.wait(waiting, num_returns=len(waiting), timeout=CLEAR_S) if waiting else None
         for host in self.hosts:
             ray.kill(host.actor)

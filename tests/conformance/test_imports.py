@@ -28,12 +28,8 @@ HEAVY = {
     "rich": {"listeners/console.py", "cli/doctor.py", "cli/ingest.py", "cli/studies.py"},
     "pynvml": {"nvml.py"},
     "cuda": {"targets/cuda/gpu.py", "targets/cuda/nvrtc.py"},
-<<<<<<< HEAD
     "matplotlib": {"report/curves.py", "production/picture.py"},
-=======
-    "matplotlib": {"report/curves.py"},
     "ray": {"executors/ray.py", "executors/remote.py", "executors/machine.py"},
->>>>>>> 2e22e59 (executor=ray: builds anywhere in a Ray cluster, measures on the machines that have the device)
     "jinja2": {"report/page/page.py"},
     "vl_convert": {"report/page/page.py"},
 }

@@ -12,6 +12,7 @@ import pytest
 from simple import Tape
 
 from optimizer.config import Setup, load
+from optimizer.errors import ConfigError
 from optimizer.measure import LiveMeter
 from optimizer.protocols import Listener
 from optimizer.study import Bench, Seat, search
@@ -24,7 +25,7 @@ STORE_BYTES = 80_000_000
 SYNTHETIC = ("target=synthetic", "strategy=random", "measure=quick", "measure.drift_every=0", "target.noise=0.0")
 NATIVE = (
     "target=gemm_cpu", "strategy=random", "measure=quick", "measure.max_seconds=0.05", "measure.warmups=1",
-    "target.options={m: 32, n: 32, k: 32}",
+    "target.options.m=32", "target.options.n=32", "target.options.k=32",
 )  # fmt: skip
 
 
@@ -128,3 +129,29 @@ def test_a_machine_that_dies_in_mid_search_changes_nothing(machines: Machines, t
     assert outcomes(there) == outcomes(here)
     assert [t.number for t in killer.trials] == list(range(30)), "told in the order of asking"
     assert any("lost" in text for text in setup.news()), "the user is told"
+
+
+def test_what_one_machine_builds_another_measures(machines: Machines, tmp_path: Path) -> None:
+    words = (*NATIVE, "budget.trials=5")
+    here = searched(setup_of(words, tmp_path / "local"), 5)
+    nodes = [machines.add(builder=1), machines.add(measurer=1)]
+    setup = setup_of(
+        words, tmp_path / "ray", "executor=ray", f"executor.address={machines.address}",
+        "executor.measure_on=measurer", "executor.build_on=builder", "build_cache.folder=null",
+    )  # fmt: skip
+    there = searched(setup, 5)
+    for node in nodes:
+        machines.kill(node)
+    assert [t.candidate for t in there] == [t.candidate for t in here]
+    for mine, theirs in zip(there, here, strict=True):
+        assert isinstance(mine.outcome, Failed) == isinstance(theirs.outcome, Failed), mine.outcome
+        if mine.artifact is not None and theirs.artifact is not None:
+            assert mine.artifact.code_key == theirs.artifact.code_key
+            assert Path(mine.artifact.path).is_relative_to(setup.builds.folder), "the study keeps what was built"
+            assert Path(mine.artifact.path).is_file()
+    assert not list((machines.folder).glob("machine*/optimizer-*/*/*")), "nothing stays on the machines"
+
+
+def test_without_a_cluster_the_remedy_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ray start --head"):
+        setup_of(SYNTHETIC, tmp_path, "executor=ray", "executor.address=127.0.0.1:1")
