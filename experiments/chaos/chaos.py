@@ -41,7 +41,7 @@ class Chaos:
         self.killed: list[tuple[str, str]] = []
         self._random = Random(seed)
         self._log: IO[bytes] = (folder / "log").open("ab")
-        self._server: Server | None = Server(folder) if server else None
+        self._server = Server(folder, *_on_sqlite(folder)) if server else None
         self.uri = self._server.uri if self._server else f"sqlite:///{folder}/mlflow.db"
         self._search: subprocess.Popen[bytes] | None = None
 
@@ -197,12 +197,12 @@ class Chaos:
 
 
 class Server:
-    """An MLflow server on SQLite."""
+    """An MLflow server; `store` are the words that say where it keeps runs and artifacts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *store: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
-        self._folder = folder
+        self._folder, self._store = folder, store
         self.uri = f"http://127.0.0.1:{self._port}"
         self.start()
         self.ready()
@@ -215,12 +215,10 @@ class Server:
             time.sleep(0.1)
 
     def start(self) -> None:
-        store = ("--backend-store-uri", f"sqlite:///{self._folder}/server.db")
-        place = ("--default-artifact-root", str(self._folder / "mlartifacts"))
         address = ("--host", "127.0.0.1", "--port", str(self._port), "--workers", "1")
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", "server", *store, *place, *address],
+                [sys.executable, "-m", "mlflow", "server", *self._store, *address],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -237,6 +235,11 @@ class Server:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._port), 1.0):
             return True
         return False
+
+
+def _on_sqlite(folder: Path) -> Sequence[str]:
+    database, artifacts = f"sqlite:///{folder}/server.db", str(folder / "mlartifacts")
+    return ("--backend-store-uri", database, "--default-artifact-root", artifacts)
 
 
 def _environment() -> Mapping[str, str]:
