@@ -9,6 +9,7 @@ Writes result.json beside itself from 1,000 trials on, and prints it.
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ def main(words: Sequence[str] | None = None) -> int:
     from at_scale import run
 
     patience()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # its servers end with it
     with tempfile.TemporaryDirectory(prefix="tracking-") as folder, Cluster(found) as cluster:
         result = run(Path(folder), cluster, given.trials, given.build_s)
     result |= {
