@@ -70,6 +70,15 @@ class Child:
                 self._ended = Ended(-signal.SIGKILL, 0.0, with_server=True)
         return self._ended
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is not known to have ended."""
+        try:
+            self.ended(0.0)
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
     def killed(self) -> None:
         """Kills its group, unless it is known to have ended: its number may be another's by now."""
         with contextlib.suppress(subprocess.TimeoutExpired):

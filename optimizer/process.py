@@ -199,6 +199,10 @@ class Conversation:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.alive
+
     def ask(self, line: str) -> Mapping[str, Any]:
         """Sends a line, returns the JSON object that comes back."""
         try:
@@ -312,11 +316,7 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        try:
-            self.child.ended(0.0)
-        except subprocess.TimeoutExpired:
-            return True
-        return False
+        return self.child.alive
 
     def said(self) -> str:
         """What it has printed so far, shortened."""

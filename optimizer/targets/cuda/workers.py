@@ -1,6 +1,5 @@
 """How do threads share processes that are slow to start and answer many questions?"""
 
-import os
 import tempfile
 import threading
 import weakref
@@ -26,10 +25,7 @@ class Worker:
     @property
     def alive(self) -> bool:
         """False where it has ended meanwhile, as after an interrupt."""
-        try:
-            return os.waitid(os.P_PID, self.talk.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:
-            return False
+        return self.talk.alive
 
 
 class Workers:
