@@ -8,7 +8,7 @@ from commands import QUICK, command, error, lines, search_json
 
 KEYS = {
     "study", "recipe_key", "target", "strategy", "trials", "measured", "failed", "baseline", "best", "verdict",
-    "journal", "tracking", "seconds",
+    "journal", "tracking", "seconds", "saved",
 }  # fmt: skip
 
 
