@@ -2,7 +2,7 @@
 
 Every trial has the metric `objective`: the first objective's value where every limit holds, so that sorting by it ranks
 what may win. The experiment carries a saved view, as MLflow's "share" makes one, with the columns that matter, the best
-first. The chart view draws the first ten runs of the table, so those are the ten best.
+first. Its chart view draws the first ten runs of the table: the study's own and its nine best.
 """
 
 import json
