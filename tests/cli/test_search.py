@@ -207,6 +207,7 @@ def test_a_real_search_compiles_runs_and_proves(tmp_path: Path) -> None:
     folder = tmp_path / "exports" / "real"
     assert {p.name for p in folder.rglob("*") if p.is_file()} == {
         "flags.rsp", "config.h", "winner.yaml", "provenance.json", "program",
+        "winner.cmake", "CMakePresets.json", "winner.env", "winner.json",
     }  # fmt: skip
     repeated = search_json("--config-dir", str(folder), "experiment=winner", "tracking=none", "study=rep", cwd=tmp_path)
     assert repeated["trials"] == 2
