@@ -9,6 +9,16 @@ from pathlib import Path
 from optimizer.errors import ConfigError
 
 
+def names_folder(name: object) -> bool:
+    """Whether it can be the name of a folder (or file) in another one and never leads out of it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not any(c in name for c in "/\\\0")
+
+
+def stays_within(folder: Path, path: Path) -> bool:
+    """Whether a path, with all links followed, lies in a folder."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def write_whole(path: Path, content: bytes, remedy: str = "") -> None:
     """Raises ConfigError, which ends in the remedy, where it can't be written."""
     try:

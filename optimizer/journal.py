@@ -20,6 +20,7 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from optimizer.errors import MALFORMED, ConfigError
+from optimizer.files import names_folder
 from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
 from optimizer.space import Json, Point
@@ -224,6 +225,8 @@ def read(path: Path) -> Study:
 def _study(path: Path, found: _Read) -> Study:
     header = found.header
     try:
+        if not names_folder(header["study"]):
+            raise ValueError(f"{header['study']!r} can't be the name of a study")
         return Study(
             name=header["study"],
             recipe=recipe_from(header["recipe"]),

@@ -13,7 +13,7 @@ from optimizer.export.program import PROGRAM
 from optimizer.export.registry import PREVIOUS
 from optimizer.export.shipment import Shipment
 from optimizer.export.table import chosen, exported
-from optimizer.files import write_whole
+from optimizer.files import stays_within, write_whole
 from optimizer.journal import Study, read
 from optimizer.report.verdict import verdict_line
 from optimizer.space import Json
@@ -46,8 +46,10 @@ def command(
         shipment = Shipment(study, trial, target, nested(study.settings.words), built, tolerance_pct)
         kinds = chosen(to, shipment)
         if register:
-            must_be_fit(study, kinds)
+            must_be_fit(study, kinds, settings)
         files = exported(kinds, shipment)
+    if outside := [file for file in files if not stays_within(folder, (folder / file).parent)]:
+        raise ConfigError(f"{folder / outside[0]} lies outside {folder} by a link: remove it, or name another --out.")
     for file, content in files.items():
         write_whole(folder / file, content)
         if file == PROGRAM:

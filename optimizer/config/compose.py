@@ -192,6 +192,9 @@ class Files:
     def _space_files(self, overrides: list[str]) -> dict[str, Tree]:
         """Every file that went into the space, as it is written."""
         listed = _loader().compute_defaults_list(ROOT, overrides, RunMode.RUN).defaults
+        for path in (str(d.config_path or "") for d in listed):
+            if ".." in Path(path).parts or path.startswith("/"):
+                raise ConfigError(f"{path} leaves the folder of configurations: name a file in it, or --config-dir.")
         return {d.config_path: self.text(d.config_path) for d in listed if d.package == "space" and d.config_path}
 
     def _explained(self, error: Exception, given: Words, search_path: list[str]) -> ConfigError:

@@ -22,6 +22,7 @@ from optimizer.device import physical_cores
 from optimizer.errors import ConfigError, nearest
 from optimizer.executors.local import LocalExecutor
 from optimizer.feasible import Feasible
+from optimizer.files import names_folder
 from optimizer.journal import Settings
 from optimizer.objective import STATISTICS, Bound, Direction, Goal, Limit, Objective, direction_of
 from optimizer.protocols import Executor, Strategy
@@ -77,7 +78,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
     """Raises ConfigError for whatever can't work, before anything is built, run or written."""
     tree = composed.tree
     studies_dir = Path(_text(tree, "studies_dir"))
-    study = _study_name(tree["study"]) or new_study_name(studies_dir, tree["target"]["name"], today)
+    study = _study_name(tree["study"]) or new_study_name(studies_dir, _target_name(tree["target"]), today)
     plan, confirm = _measuring(tree["measure"])
     goal = goal_of(tree["objective"])
     builds, told = builds_of(tree["build_cache"], (studies_dir / study / "build").resolve(), goal)
@@ -348,9 +349,15 @@ def _study_name(value: Any) -> str:
     if value is None:
         return ""
     name = str(value)
-    if not name or name in (".", "..") or any(c in name for c in "/\\\0") or len(name) > 200:
+    if not names_folder(name) or len(name) > 200:
         raise ConfigError(f"study={name!r} can't be the name of a folder: write letters, digits, - and _.")
     return name
+
+
+def _target_name(node: Tree) -> str:
+    if not names_folder(name := node["name"]):
+        raise ConfigError(f"target.name={name!r} names studies, which are folders: write letters, digits, - and _.")
+    return str(name)
 
 
 def _executor_name(node: Tree) -> str:

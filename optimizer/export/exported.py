@@ -8,6 +8,7 @@ from pathlib import Path
 
 from optimizer.errors import ConfigError
 from optimizer.export.provenance import FROM_POINT, PROVENANCE, VERSION
+from optimizer.files import names_folder, stays_within
 from optimizer.recipe import Environment, Recipe, environment_from, recipe_from
 from optimizer.space import Json, Point
 from optimizer.stats import Judgement, Verdict
@@ -86,8 +87,10 @@ def exported_in(folder: Path) -> Exported:
 def _read(folder: Path, document: Json) -> Exported:
     told, files = document["promise"], {str(n): str(h) for n, h in document["files"].items()}
     for name in files:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not stays_within(folder, folder / name):
             raise ValueError(f"the file {name} lies outside the export")
+    if not names_folder(document["study"]):
+        raise ValueError(f"{document['study']!r} can't be the name of a study")
     ratio = told["ratio"]
     verdict = Verdict(**{**ratio, "judgement": Judgement(ratio["judgement"])}) if ratio else None
     quality = {str(n): float(v) for n, v in told["quality"].items()}

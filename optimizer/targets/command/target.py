@@ -137,7 +137,7 @@ class CommandTarget:
         steps = [list(filled(step, self.space, point)) for step in self.commands.build]
         told = [r.document() for r in self.reads if r.place == BUILD]
         products = list(filled(self.commands.products, self.space, point))
-        where = [self.commands.build_folder, self.copy_source]
+        where = [self._build_folder(point), self.copy_source]
         environment = dict(self._build_environment(point))
         return digest([self._source_hash, dict(self.programs), steps, environment, where, products, told])
 
@@ -159,7 +159,8 @@ class CommandTarget:
         Path(folders["out"]).mkdir(exist_ok=True)
         before = self._prepared(folders)
         environment = {k: placed([v], folders)[0] for k, v in self._build_environment(point).items()}
-        cwd = Path(placed(filled([self.commands.build_folder], self.space, point), folders)[0])
+        self._refuse_leaving(point)
+        cwd = Path(placed([self._build_folder(point)], folders)[0])
         cwd.mkdir(parents=True, exist_ok=True)
         steps = [placed(filled(step, self.space, point), folders) for step in self.commands.build]
         with (
@@ -184,6 +185,21 @@ class CommandTarget:
             log=log,
             facts=facts,
         )
+
+    def _build_folder(self, point: Point) -> str:
+        template = self.commands.build_folder
+        if (text := filled_text(template, self.space, point)) is None:
+            raise TrialError(Reason.REJECTED, f"target.build_folder={template} names a knob that is not active here")
+        return text
+
+    def _refuse_leaving(self, point: Point) -> None:
+        """What is made and read lies where the words put it, whatever a knob's value is: no value leads up from it."""
+        for template in (self.commands.build_folder, *self.commands.products):
+            text = filled_text(template, self.space, point) or ""
+            if ".." in Path(text).parts and ".." not in Path(template).parts:
+                raise TrialError(
+                    Reason.REJECTED, f"with this point's values, {template} is {text}: it leaves its folder"
+                )
 
     def _prepared(self, folders: Mapping[str, str]) -> Mapping[str, tuple[int, int]]:
         """The sources as they are before a build: copied, or remembered."""
@@ -248,11 +264,14 @@ def _environment(templates: Mapping[str, str], space: Space, point: Point) -> Ma
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        size_bytes = path.stat().st_size
     except OSError as error:
         raise TrialError(
             Reason.COMPILE, f"the build ended well and left no {path.name} ({error.strerror}): target.program names it"
         ) from None
+    if not path.is_file():
+        raise TrialError(Reason.COMPILE, f"the build left a folder {path.name}: target.program names a file")
+    return size_bytes
 
 
 def _as_typed(steps: Sequence[Sequence[str]], cwd: Path, environment: Mapping[str, str]) -> tuple[str, ...]:
