@@ -63,6 +63,12 @@ def _ollama(node: Tree, space: Space | None, plan: Plan, builds: Builds, device:
     return ollama(node, space, plan, builds, device)
 
 
+def _llamacpp(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
+    from optimizer.config.llamacpp import llamacpp  # only its search asks for llama.cpp
+
+    return llamacpp(node, space, plan, builds, device)
+
+
 def _synthetic(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
     space = needed(space, node)
     target = SyntheticTarget(
@@ -97,6 +103,7 @@ KINDS: Mapping[str, Callable[[Tree, Space | None, Plan, Builds, str], Made]] = {
     "torch": _torch,
     "command": command,
     "ollama": _ollama,
+    "llamacpp": _llamacpp,
     "synthetic": _synthetic,
     "replay": _replay,
 }

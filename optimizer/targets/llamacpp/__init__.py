@@ -1,0 +1,1 @@
+"""A GGUF model in llama.cpp as a target."""
