@@ -52,7 +52,6 @@ class Model:
         room.n_ctx = knobs.get("n_ctx", 512)
         room.n_batch = knobs.get("n_batch", 512)
         room.n_ubatch = knobs.get("n_ubatch", 512)
-
         room.n_outputs_max = room.n_outputs_max_per_seq = room.n_batch
         room.n_threads = knobs["n_threads"]
         room.n_threads_batch = knobs.get("n_threads_batch", knobs["n_threads"])

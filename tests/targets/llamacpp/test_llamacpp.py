@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.config import load
+from optimizer.config import llamacpp, load
 from optimizer.errors import ConfigError
 from optimizer.space import Point
 from optimizer.targets.llamacpp.quantize import facts, tensor_type
@@ -22,8 +22,8 @@ def test_tensors_of_other_types_are_counted() -> None:
     assert "tensors_of_other_types" not in facts({"Q5_0": 30}, "none")
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is not None, reason="it is installed")
-def test_without_the_package_it_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_the_package_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llamacpp, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"inference-optimizer\[llamacpp\]"):
         load(["target=llamacpp", f"studies_dir={tmp_path}", "study=s", "tracking=none"], [], date(2026, 11, 28))
 
