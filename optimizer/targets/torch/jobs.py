@@ -64,7 +64,10 @@ class Work:
 
     @cached_property
     def task(self) -> Task:
-        return TASKS[str(self.document["task"])](self.document["options"], self.knobs, self.device, self.cache)
+        return self._task(self.knobs)
+
+    def _task(self, knobs: Knobs) -> Task:
+        return TASKS[str(self.document["task"])](self.document["options"], knobs, self.device, self.cache)
 
     @cached_property
     def backend(self) -> Backend:
@@ -133,16 +136,18 @@ class Work:
         return module
 
     def reference(self, module: nn.Module | None = None) -> Answers:
-        """The unmodified model's answers, run eagerly in float32; computed once and cached by content."""
+        """The unmodified model's answers, run eagerly in float32 (its cache too, whichever point comes first); computed
+        once and cached by content."""
         if self.export is not None:
             return answers_of(self.export, "baseline")
-        key = digest([self.task.content(), self.device])
+        unmodified = self._task({name: value for name, value in self.knobs.items() if name != QUANTIZE})
+        key = digest([unmodified.content(), self.device])
         path = self.cache / "reference" / f"{key}.safetensors"
         if path.is_file():
             return load_file(path)
         module = self.task.load() if module is None else module
         here = module.to(self.device)
-        answers = dict(self.task.answers(dict.fromkeys(self.task.entries(), here)))
+        answers = dict(unmodified.answers(dict.fromkeys(unmodified.entries(), here)))
         module.to("cpu")
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_suffix(f".{self.folder.name}")

@@ -53,7 +53,7 @@ class LanguageTask:
     weights: Weights
     sizes: Mapping[str, int]
     attention: str
-    cache_type: torch.dtype
+    cache_type: torch.dtype  # of keys and values; float32 for the reference
     device: str
     texts: Path  # where the tokens of the windows are kept
     windows_file: Path | None = None  # where they were cut before, by another version of the texts perhaps

@@ -14,9 +14,10 @@ pytest.importorskip("transformers", reason="needs the extra models")
 from optimizer.errors import ConfigError
 from optimizer.space import Json
 from optimizer.targets.texts import text_of
+from optimizer.targets.torch.jobs import Work
 from optimizer.targets.torch.language import LanguageTask, language_task
 from optimizer.targets.torch.layers import layers_of
-from optimizer.targets.torch.parts import Knobs
+from optimizer.targets.torch.parts import Answers, Knobs
 from optimizer.targets.torch.prune import Prune
 from optimizer.targets.torch.quantize import quantized
 from optimizer.targets.torch.weights import weights_of
@@ -95,6 +96,20 @@ def test_perplexity_is_that_of_the_windows_and_a_worse_model_loses_quality(tmp_p
     assert lost.quality["quality_loss_pct"] == pytest.approx(
         100 * (lost.quality["perplexity"] / same.quality["perplexity"] - 1)
     )
+
+
+def test_the_reference_keeps_its_cache_in_float32_whichever_point_comes_first(tmp_path: Path) -> None:
+    def reference(scheme: str) -> Answers:
+        (tmp_path / scheme).mkdir()
+        document: dict[str, Json] = {
+            "task": "language", "options": {**OPTIONS, "size": "tiny_llama"}, "knobs": {"quantize": scheme},
+            "device": "cpu", "folder": str(tmp_path / scheme), "cache": str(tmp_path / scheme),
+        }  # fmt: skip
+        return Work(document, cold=True).reference()
+
+    with torch.inference_mode():
+        right, found = reference("none"), reference("bf16")
+    assert all(torch.equal(found[name], answer) for name, answer in right.items())
 
 
 def test_a_wrong_cache_shows_in_the_logits(tmp_path: Path) -> None:
