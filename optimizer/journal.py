@@ -215,6 +215,12 @@ class _Read:
     ending: Ending | None = None
     whole_bytes: int = 0
     lines: int = 0
+    apart: bool = False  # its trials lie elsewhere
+
+
+def read_apart(path: Path) -> Study:
+    """A journal whose trials lie elsewhere: what it was and how it ended. Raises ConfigError as `read` does."""
+    return _study(path, _read(path, _Read(apart=True)))
 
 
 def read(path: Path) -> Study:
@@ -292,7 +298,7 @@ def _take(found: _Read, document: Json, *, first: bool) -> None:
             found.drift.append((int(document["after"]), _samples(document["samples"])))
         case "verdict":
             ending = _ending_from(document)
-            if ending.verdict is not None and not 0 <= ending.verdict.number < len(found.trials):
+            if ending.verdict is not None and not (found.apart or 0 <= ending.verdict.number < len(found.trials)):
                 raise ValueError(f"a verdict on trial {ending.verdict.number}, of which there is none")
             found.ending = ending
         case kind:

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimizer.errors import ConfigError, nearest
-from optimizer.journal import Study
-from optimizer.journal import read as read_journal
+from optimizer.journal import Study, read_apart
 from optimizer.metrics import METRICS, better
 from optimizer.objective import Goal, Objective, direction_of
 from optimizer.readers.ingest import RECORDED
@@ -100,11 +99,12 @@ def _own(client: "MlflowClient", parent: "Run", children: Iterable["Run"]) -> Ke
                 f"The study {parent.info.run_name} was not sent to its end. Send the rest (python -m optimizer track "
                 f"{parent.info.run_name}), or report on its journal."
             )
-        study = read_journal(Path(client.download_artifacts(parent.info.run_id, STUDY_FILE, folder)))
+        study = read_apart(Path(client.download_artifacts(parent.info.run_id, STUDY_FILE, folder)))
     knobs = {k.name: k for k in study.recipe.space.knobs}
     numbered = {int(r.data.tags[NUMBER_TAG]): r for r in children}
     runs = [numbered[n] for n in range(len(numbered)) if n in numbered]
-    if len(runs) < len(numbered):
+    proved = study.ending.verdict if study.ending else None
+    if len(runs) < len(numbered) or (proved is not None and proved.number >= len(runs)):
         raise ConfigError(f"Runs of the study {study.name} were deleted in MLflow: report on its journal instead.")
     trials = tuple(_trial(r, n, knobs, study.created_at_s) for n, r in enumerate(runs))
     ids = {n: str(r.info.run_id) for n, r in enumerate(runs)}
