@@ -61,6 +61,7 @@ class _Kept:
     watch_s: float
     looked_s: float = 0.0
     broke: str = ""  # the limit for which it was ended
+    why: str = ""  # the same for people; told once nothing of it writes to its stderr any more
 
 
 def main(words: Sequence[str]) -> int:
@@ -237,10 +238,14 @@ def _reap(kept: dict[int, _Kept]) -> None:
         one = kept.pop(ended.si_pid, None)
         if one is not None:
             _kill(one.pid)
+            if not one.broke and (ended.si_code, ended.si_status) != (os.CLD_EXITED, 0):
+                _look(one)  # it may have reached the system's limit on a file between two looks at ours
         _, waited, usage = os.wait4(ended.si_pid, 0)
         if one is None:
             continue  # something that a program had left behind
         _sweep(kept, one.token)
+        with contextlib.suppress(OSError):  # the disk is full
+            os.write(one.stderr, f"\n{one.why}\n".encode() if one.why else b"")
         with contextlib.suppress(OSError):  # nobody waits for it any more
             cpu_s = usage.ru_utime + usage.ru_stime
             os.write(one.status, f"status {os.waitstatus_to_exitcode(waited)} {cpu_s:.6f} {one.broke}\n".encode())
@@ -293,18 +298,20 @@ def _watch(kept: Mapping[int, _Kept]) -> None:
         if now_s - one.looked_s < one.watch_s:
             continue
         one.looked_s = now_s
-        if one.memory_bytes is not None and (taken := resident_bytes(one.pid)) > one.memory_bytes:
-            _end(one, "memory", f"Its resident memory reached {_gib(taken)}; the limit is {_gib(one.memory_bytes)}.")
-        elif os.fstat(one.stderr).st_size > MAX_OUTPUT:
-            _end(one, "output", f"It printed more than {MAX_OUTPUT >> 20} MiB.")
-        elif one.folder_bytes is not None and (taken := folder_bytes(one.folder)) > one.folder_bytes:
-            _end(one, "files", f"Its files took {_gib(taken)}; the limit is {_gib(one.folder_bytes)}.")
+        _look(one)
+
+
+def _look(one: _Kept) -> None:
+    if one.memory_bytes is not None and (taken := resident_bytes(one.pid)) > one.memory_bytes:
+        _end(one, "memory", f"Its resident memory reached {_gib(taken)}; the limit is {_gib(one.memory_bytes)}.")
+    elif os.fstat(one.stderr).st_size > MAX_OUTPUT:
+        _end(one, "output", f"It printed more than {MAX_OUTPUT >> 20} MiB.")
+    elif one.folder_bytes is not None and (taken := folder_bytes(one.folder)) > one.folder_bytes:
+        _end(one, "files", f"Its files took {_gib(taken)}; the limit is {_gib(one.folder_bytes)}.")
 
 
 def _end(one: _Kept, broke: str, why: str) -> None:
-    one.broke = broke
-    with contextlib.suppress(OSError):
-        os.write(one.stderr, f"\n{why}\n".encode())
+    one.broke, one.why = broke, why
     _kill(one.pid)
 
 

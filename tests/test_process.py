@@ -377,8 +377,7 @@ def test_a_program_that_writes_one_huge_file_is_ended(tmp_path: Path, monkeypatc
 
 def test_a_program_that_prints_gigabytes_to_stderr_is_ended(tmp_path: Path) -> None:
     found, log = answer_of("while True: sys.stderr.write('y' * 1_000_000)", tmp_path)
-    assert found is Reason.CRASH
-    assert "printed more than" in log or "SIGXFSZ" in log  # on a busy machine a file's own limit may be reached first
+    assert (found, "printed more than" in log) == (Reason.CRASH, True)
     assert len(log) < MAX_LOG + 200
 
 
