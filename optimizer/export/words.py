@@ -4,15 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from optimizer.export.shipment import Shipment
 from optimizer.space import Point, Space
+from optimizer.targets.builds import words_of
 
 
 def flag_words(space: Space, point: Point, base: Sequence[str]) -> list[str]:
     """The compiler's words: the target's own, then the knobs' flags."""
-    words = list(base)
-    for knob in space.knobs:
-        if knob.effect.kind == "flag" and knob.name in point:
-            words += knob.effect.words(point[knob.name])
-    return words
+    return [*base, *words_of(space, point, "flag")]
 
 
 def flags_of(shipment: Shipment) -> list[str]:
@@ -25,7 +22,7 @@ def macros(space: Space, point: Point) -> Mapping[str, str]:
 
 
 def macro_words(space: Space, point: Point) -> list[str]:
-    return [f"-D{name}={value}" for name, value in macros(space, point).items()]
+    return list(words_of(space, point, "macro"))
 
 
 def macros_of(shipment: Shipment) -> Mapping[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from optimizer.errors import ConfigError
-from optimizer.space import Point, Space
+from optimizer.space import EffectKind, Point, Space
 from optimizer.targets.cache import BuildCache
 from optimizer.trial import Artifact
 
@@ -25,26 +25,46 @@ _GUARD = Lock()
 _MAKING: "WeakValueDictionary[Path, Lock]" = WeakValueDictionary()  # a lock for each build that is wanted now
 
 
-def knob_words(space: Space, point: Point) -> tuple[str, ...]:
-    """Flags and macros of a point, in the order of the space's knobs."""
+def words_of(space: Space, point: Point, *kinds: EffectKind) -> tuple[str, ...]:
+    """What the knobs of some kinds (flag, macro, option) add to a command line, in the order of the space's knobs."""
     words: list[str] = []
     for knob in space.knobs:
-        if knob.name not in point:
+        if knob.name not in point or knob.effect.kind not in kinds:
             continue
         effect, value = knob.effect, point[knob.name]
         if effect.kind == "flag":
             words += effect.words(value)
-        elif effect.kind == "macro":
-            words.append(f"-D{effect.name}={effect.word(value)}")
+        else:
+            words.append(f"{'-D' if effect.kind == 'macro' else '--'}{effect.name}={effect.word(value)}")
     return tuple(words)
 
 
-def file_hash(path: Path) -> str:
+def knob_words(space: Space, point: Point) -> tuple[str, ...]:
+    """Flags and macros of a point."""
+    return words_of(space, point, "flag", "macro")
+
+
+def knob_variables(space: Space, point: Point) -> dict[str, str]:
+    """The environment variables that a point sets."""
+    found = {}
+    for name, value in point.items():
+        effect = space.by_name[name].effect
+        if effect.kind == "env" and (words := effect.words(value)):
+            found[effect.name] = words[0]
+    return found
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content. Raises ConfigError where it can't be read."""
     try:
         with path.open("rb") as file:  # a model may be larger than memory
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
+
+
+def file_hash(path: Path) -> str:
+    return sha256_of(path)[:16]
 
 
 def kept_or_made(

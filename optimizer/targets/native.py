@@ -24,7 +24,7 @@ from elftools.elf.elffile import ELFFile
 from optimizer.errors import ConfigError
 from optimizer.process import Conversation, Done, conversation
 from optimizer.space import Json, Point, Space, digest
-from optimizer.targets.builds import CACHED, file_hash, kept_or_made, knob_words
+from optimizer.targets.builds import CACHED, file_hash, kept_or_made, knob_variables, knob_words
 from optimizer.targets.cache import BuildCache
 from optimizer.targets.sources import Closure, canonical, closure, include_folders
 from optimizer.targets.units import TIMES, Compiler, Launcher, Units, compiled
@@ -119,12 +119,7 @@ class NativeTarget:
         return tuple(f"--{name}={value}" for name, value in options.items())
 
     def environment(self, point: Point) -> Mapping[str, str]:
-        found = {}
-        for name, value in point.items():
-            effect = self.space.by_name[name].effect
-            if effect.kind == "env" and (words := effect.words(value)):
-                found[effect.name] = words[0]
-        return found
+        return knob_variables(self.space, point)
 
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
         return self.built(point, self.words(point), fresh=fresh, cache=self._sure_cache)

@@ -15,7 +15,7 @@ from typing import Any
 
 from optimizer.errors import ConfigError
 from optimizer.space import Point
-from optimizer.targets.cuda.compile import FRONTEND, PHASE, PTXAS
+from optimizer.targets.cuda.compile import FRONTEND, PTXAS, phase_rows
 from optimizer.targets.cuda.target import CudaTarget
 from optimizer.targets.native import NativeTarget
 from optimizer.targets.torch.target import TorchTarget
@@ -165,7 +165,7 @@ def clang_profile(trace: Mapping[str, Any], source: Path, command: tuple[str, ..
 def cuda_profile(target: CudaTarget, point: Point) -> BuildProfile:
     """From CUDA C++ to PTX, from PTX to machine code, and what remains: processes, files, headers read twice."""
     artifact = target.build(point, fresh=True)
-    rows = {m["phase"]: float(m["ms"]) / 1e3 for m in PHASE.finditer(artifact.log)}
+    rows = dict(phase_rows(artifact.log))
     facts = artifact.facts
     front_s, ptxas_s = facts.get("compile_frontend_s", 0.0), facts.get("compile_ptxas_s", 0.0)
     rest_s = max(0.0, facts["compile_time_s"] - front_s - ptxas_s)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from optimizer.errors import ConfigError, nearest
 from optimizer.space import EffectKind, Point, Space, spelt
+from optimizer.targets.builds import words_of
 
 _PLACE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][\w.]*)\}")
 SPLICED: Mapping[str, EffectKind] = {"flags": "flag", "macros": "macro", "options": "option"}
@@ -48,20 +49,6 @@ def check(where: str, words: Iterable[str], space: Space, folders: Sequence[str]
                 else f"{where}: {{source}} needs target.source, the folder of the sources."
             )
         raise ConfigError(f"{where}: nothing is called {{{name}}}.{nearest(name, known)} Write {{{{ for a brace.")
-
-
-def words_of(space: Space, point: Point, kind: EffectKind) -> tuple[str, ...]:
-    """What the knobs of a kind add to a command line, in the space's order."""
-    words: list[str] = []
-    for knob in space.knobs:
-        if knob.name not in point or knob.effect.kind != kind:
-            continue
-        effect, value = knob.effect, point[knob.name]
-        if kind == "flag":
-            words += effect.words(value)
-        else:
-            words.append(f"{'-D' if kind == 'macro' else '--'}{effect.name}={effect.word(value)}")
-    return tuple(words)
 
 
 def filled(template: Sequence[str], space: Space, point: Point) -> tuple[str, ...]:

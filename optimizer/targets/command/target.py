@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from optimizer.space import Json, Point, Space, digest
-from optimizer.targets.builds import RECORD, recorded
+from optimizer.targets.builds import RECORD, knob_variables, recorded
 from optimizer.targets.command.answers import Answer
 from optimizer.targets.command.placeholders import braced, filled, filled_text, placed
 from optimizer.targets.command.programs import Programs, ending, programs
@@ -235,11 +235,7 @@ class CommandTarget:
     def _environment(self, point: Point) -> Mapping[str, str]:
         """The variables of a run: the target's, then the knobs'; folders are still to be filled in."""
         found = dict(_environment(self.commands.environment, self.space, point))
-        for name, value in point.items():
-            effect = self.space.by_name[name].effect
-            if effect.kind == "env" and (words := effect.words(value)):
-                found[effect.name] = braced(words[0])
-        return found
+        return found | {name: braced(text) for name, text in knob_variables(self.space, point).items()}
 
     def _folders(self, place: Path) -> dict[str, str]:
         out = {"out": str(place / "out")}

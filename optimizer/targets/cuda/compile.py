@@ -196,9 +196,14 @@ def found_toolchains() -> Mapping[str, Toolchain]:
     return here
 
 
+def phase_rows(table: str) -> list[tuple[str, float]]:
+    """Each phase and its seconds, of a table that --time made."""
+    return [(m["phase"], float(m["ms"]) / 1e3) for m in PHASE.finditer(table)]
+
+
 def phases(table: str) -> dict[str, float]:
     """compile_frontend_s and compile_ptxas_s of a table that --time made."""
-    rows = [(m["phase"], float(m["ms"]) / 1e3) for m in PHASE.finditer(table)]
+    rows = phase_rows(table)
     return {
         name: sum(seconds for phase, seconds in rows if phase.startswith(known))
         for name, known in (("compile_frontend_s", FRONTEND), ("compile_ptxas_s", PTXAS))

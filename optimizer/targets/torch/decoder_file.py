@@ -7,7 +7,6 @@
 They lie in the cache under a hash of the content of the model's files and are made once.
 """
 
-import hashlib
 import json
 import shutil
 import struct
@@ -20,6 +19,7 @@ from typing import IO, Any
 from optimizer.errors import ConfigError
 from optimizer.files import made_once, write_whole
 from optimizer.space import digest
+from optimizer.targets.builds import sha256_of
 from optimizer.targets.torch.weights import RANDOM, files_of, source_of, weights_of
 
 FORMAT = 1  # of these files: another one is another place in the cache
@@ -66,7 +66,7 @@ def decoder_files(said: str, cache: Path) -> DecoderFiles:
         raise ConfigError("target.model=random: a drawn model has no perplexity; name real weights.")
     source = source_of(said, cache)
     files = files_of(source) if source.is_dir() else [source]
-    key = digest([FORMAT, [[file.name, _sha256(file)] for file in files]])
+    key = digest([FORMAT, [[file.name, sha256_of(file)] for file in files]])
     return DecoderFiles(cache / "decoder" / key, key, source)
 
 
@@ -202,11 +202,3 @@ def _tensors(folder: Path) -> dict[str, _Tensor]:
             except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ConfigError(f"{file} is no safetensors file: {error}.") from None
     return found
-
-
-def _sha256(file: Path) -> str:
-    try:
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise ConfigError(f"{file} can't be read: {error.strerror}.") from None
