@@ -38,6 +38,14 @@ ConfigDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout; progress goes to stderr.")]
+Rounds = Annotated[
+    int | None,
+    typer.Option("--rounds", min=6, help="Interleaved rounds; unset: as it was proved.", show_default=False),
+]
+Seconds = Annotated[
+    float | None,
+    typer.Option("--seconds", min=0, help="For the rounds; unset: as it was proved.", show_default=False),
+]
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study's name, its folder or its journal.")]
 
 
@@ -257,14 +265,8 @@ def export(
 @app.command()
 def verify(
     export: Annotated[Path, typer.Argument(metavar="EXPORT", help="The folder of an export.")],
-    rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", min=6, help="Interleaved rounds; unset: as it was proved.", show_default=False),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option("--seconds", min=0, help="For the rounds; unset: as it was proved.", show_default=False),
-    ] = None,
+    rounds: Rounds = None,
+    seconds: Seconds = None,
     json: AsJson = False,
 ) -> None:
     """Check answers and speed of an export on this machine against what was promised.
@@ -316,14 +318,8 @@ def monitor(
         Path | None,
         typer.Option("--out", help="Where the history is kept; unset: monitoring/STUDY.", show_default=False),
     ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option("--rounds", min=6, help="Interleaved rounds; unset: as it was proved.", show_default=False),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option("--seconds", min=0, help="For the rounds; unset: as it was proved.", show_default=False),
-    ] = None,
+    rounds: Rounds = None,
+    seconds: Seconds = None,
     research: Annotated[
         bool,
         typer.Option("--research", help="Search anew, from the champion, when the environment has changed."),
