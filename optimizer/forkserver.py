@@ -172,10 +172,11 @@ class ForkServer:
 
     def _send(self, message: bytes, files: Sequence[int]) -> None:
         with self._lock:
+            running = self._alive()
             try:
-                socket.send_fds(self._alive().socket, [message], files)
+                socket.send_fds(running.socket, [message], files)
             except (BrokenPipeError, ConnectionResetError):  # it died between two requests
-                self._alive().end()
+                running.end()
                 self._running = None
                 socket.send_fds(self._alive().socket, [message], files)
 

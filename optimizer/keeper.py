@@ -115,7 +115,7 @@ def _start(
     token = f"{os.getpid()}-{time.monotonic_ns()}"
     began_s = time.clock_gettime(time.CLOCK_BOOTTIME)  # the clock of /proc
     problem, telling = os.pipe2(os.O_CLOEXEC)
-    if (threads := _threads()) != 1:
+    if (threads := threads_now()) != 1:
         pid, said = -1, f"the fork server has {threads} threads"
     else:
         keeper = os.getpid()
@@ -359,7 +359,8 @@ def _kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _threads() -> int:
+def threads_now() -> int:
+    """How many threads this process has."""
     return len(list(Path("/proc/self/task").iterdir()))
 
 

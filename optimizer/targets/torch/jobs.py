@@ -140,11 +140,11 @@ class Work:
         once and cached by content."""
         if self.export is not None:
             return answers_of(self.export, "baseline")
-        unmodified = self._task({name: value for name, value in self.knobs.items() if name != QUANTIZE})
-        key = digest([unmodified.content(), self.device])
+        key = digest([self.task.content(), self.device])
         path = self.cache / "reference" / f"{key}.safetensors"
         if path.is_file():
             return load_file(path)
+        unmodified = self._task({name: value for name, value in self.knobs.items() if name != QUANTIZE})
         module = self.task.load() if module is None else module
         here = module.to(self.device)
         answers = dict(unmodified.answers(dict.fromkeys(unmodified.entries(), here)))

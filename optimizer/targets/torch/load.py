@@ -160,8 +160,64 @@ def _array(tensor: Any) -> Any:
 def _threads(told: Mapping[str, Any]) -> None:
     import torch
 
-    if told["threads"]:
-        torch.set_num_threads(told["threads"])
+    torch.set_num_threads(told["threads"])
+
+
+def scripted(path: Path, device: str, knobs: Mapping[str, Any], inputs: Sequence[Any]) -> Any:
+    """TorchScript as it runs at a point, called until its executor knows the shapes of the inputs."""
+    import torch
+
+    script: Any = torch.jit.load(path, map_location=device)  # type: ignore[no-untyped-call]
+    script, how = script.eval(), knobs.get("jit_optimize", "freeze")
+    if how != "none":
+        script = torch.jit.freeze(script)
+    if how == "inference":
+        script = torch.jit.optimize_for_inference(script)
+    for _ in range(PROFILED_RUNS):
+        script(*inputs)
+    return script
+
+
+def session_options(knobs: Mapping[str, Any]) -> Any:
+    """ONNX Runtime's options of a session at a point; a knob that it lacks leaves ONNX Runtime's own setting."""
+    import onnxruntime
+
+    options, levels = onnxruntime.SessionOptions(), onnxruntime.GraphOptimizationLevel
+    options.log_severity_level = 3  # the least severe that is logged: errors
+    options.intra_op_num_threads = int(knobs.get("threads", 0))
+    options.graph_optimization_level = {
+        "none": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[str(knobs.get("ort_optimization", "all"))]
+    if knobs.get("ort_execution", "sequential") == "parallel":
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+        options.inter_op_num_threads = int(knobs.get("ort_inter_threads", 0))
+    options.enable_cpu_mem_arena = bool(knobs.get("ort_arena", True))
+    options.enable_mem_pattern = bool(knobs.get("ort_memory_pattern", True))
+    spinning = "1" if knobs.get("ort_spinning", True) else "0"
+    for kind in ("intra", "inter"):
+        options.add_session_config_entry(f"session.{kind}_op.allow_spinning", spinning)
+    if knobs.get("ort_flush_denormals"):
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options
+
+
+def properties(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenVINO's properties at a point; a knob that it lacks leaves OpenVINO's own setting, but float32 is float32."""
+    found: dict[str, Any] = {
+        "PERFORMANCE_HINT": str(knobs.get("ov_hint", "latency")).upper(),
+        "INFERENCE_PRECISION_HINT": str(knobs.get("ov_precision", "f32")),
+    }
+    for knob, key in (("threads", "INFERENCE_NUM_THREADS"), ("ov_streams", "NUM_STREAMS")):
+        if count := int(knobs.get(knob, 0)):
+            found[key] = count
+    if "ov_pinning" in knobs:
+        found["ENABLE_CPU_PINNING"] = bool(knobs["ov_pinning"])
+    if knobs.get("ov_flush_denormals"):
+        found["CPU_DENORMALS_OPTIMIZATION"] = True
+    return found
 
 
 def _aoti(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
@@ -180,47 +236,20 @@ def _torchscript(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[
     from safetensors.torch import load_file
 
     _threads(told)
-    how, examples = told["knobs"].get("jit_optimize", "freeze"), load_file(place / "examples.safetensors")
+    examples = load_file(place / "examples.safetensors")
     calls: dict[str, Callable[..., Any]] = {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # TorchScript is deprecated
         for name, entry in told["entries"].items():
-            script: Any = torch.jit.load(str(place / BUILT / f"{name}.torchscript"), map_location=told["device"])  # type: ignore[no-untyped-call]
-            script = script.eval()
-            if how != "none":
-                script = torch.jit.freeze(script)
-            if how == "inference":
-                script = torch.jit.optimize_for_inference(script)
-            for _ in range(PROFILED_RUNS):
-                script(*(examples[f"{name}.{i}"].to(told["device"]) for i in range(len(entry))))
-            calls[name] = script
+            inputs = [examples[f"{name}.{i}"].to(told["device"]) for i in range(len(entry))]
+            calls[name] = scripted(place / BUILT / f"{name}.torchscript", told["device"], told["knobs"], inputs)
     return calls
 
 
 def _onnxruntime(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
-    """With the session's options at the point; what it lacks is ONNX Runtime's own setting."""
     import onnxruntime
 
-    knobs, options = told["knobs"], onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = {
-        "none": levels.ORT_DISABLE_ALL,
-        "basic": levels.ORT_ENABLE_BASIC,
-        "extended": levels.ORT_ENABLE_EXTENDED,
-        "all": levels.ORT_ENABLE_ALL,
-    }[knobs.get("ort_optimization", "all")]
-    options.log_severity_level = 3
-    options.intra_op_num_threads = knobs.get("threads", 0)
-    if knobs.get("ort_execution", "sequential") == "parallel":
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-        options.inter_op_num_threads = knobs.get("ort_inter_threads", 0)
-    options.enable_cpu_mem_arena = knobs.get("ort_arena", True)
-    options.enable_mem_pattern = knobs.get("ort_memory_pattern", True)
-    for kind in ("intra", "inter"):
-        spins = "1" if knobs.get("ort_spinning", True) else "0"
-        options.add_session_config_entry(f"session.{kind}_op.allow_spinning", spins)
-    if knobs.get("ort_flush_denormals"):
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    options = session_options(told["knobs"])
 
     def call(name: str) -> Callable[..., Any]:
         session = onnxruntime.InferenceSession(
@@ -233,25 +262,13 @@ def _onnxruntime(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[
 
 
 def _openvino(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., Any]]:
-    """With the properties at the point; what it lacks is OpenVINO's own setting, but float32 is float32."""
     import openvino
 
-    knobs = told["knobs"]
-    properties: dict[str, Any] = {
-        "PERFORMANCE_HINT": knobs.get("ov_hint", "latency").upper(),
-        "INFERENCE_PRECISION_HINT": knobs.get("ov_precision", "f32"),
-    }
-    for knob, key in (("threads", "INFERENCE_NUM_THREADS"), ("ov_streams", "NUM_STREAMS")):
-        if knobs.get(knob):
-            properties[key] = knobs[knob]
-    if "ov_pinning" in knobs:
-        properties["ENABLE_CPU_PINNING"] = knobs["ov_pinning"]
-    if knobs.get("ov_flush_denormals"):
-        properties["CPU_DENORMALS_OPTIMIZATION"] = True
+    asked = properties(told["knobs"])
     core = openvino.Core()
 
     def call(name: str) -> Callable[..., Any]:
-        compiled = core.compile_model(core.read_model(place / BUILT / f"{name}.xml"), "CPU", properties)
+        compiled = core.compile_model(core.read_model(place / BUILT / f"{name}.xml"), "CPU", asked)
         request = compiled.create_infer_request()
 
         def run(*arrays: Any) -> Sequence[Any]:
@@ -273,6 +290,7 @@ def _python(place: Path, told: Mapping[str, Any]) -> Mapping[str, Callable[..., 
     """Runs as Python: the net's code, its pruning and its quantisation are those of the package inference-optimizer."""
     from optimizer.targets.torch.rebuilt import calls_of
 
+    _threads(told)
     return calls_of(place, told)
 
 

@@ -60,14 +60,12 @@ def changed(answers: Answers, recorded: Answers) -> float:
 
 def calls_of(place: Path, told: Mapping[str, Any]) -> Calls:
     """The entries of a model that eager torch or torch.compile runs; the second compiles it now, cold."""
-    knobs: Knobs = told["knobs"]
-    if told["threads"]:
-        torch.set_num_threads(told["threads"])
+    task = task_of(place, told)
     with torch.no_grad():
-        module = _module(place, told)
+        module = _module(task, place, told)
         job = Job(
-            task=task_of(place, told),
-            knobs=knobs,
+            task=task,
+            knobs=told["knobs"],
             device=told["device"],
             folder=place,
             seed=place,
@@ -77,9 +75,9 @@ def calls_of(place: Path, told: Mapping[str, Any]) -> Calls:
         return BACKENDS[told["backend"]].make().load(job)
 
 
-def _module(place: Path, told: Mapping[str, Any]) -> nn.Module:
+def _module(task: Task, place: Path, told: Mapping[str, Any]) -> nn.Module:
     knobs: Knobs = told["knobs"]
-    net = task_of(place, told).load()
+    net = task.load()
     cut(net, told["shapes"])
     if Quantize().active(knobs):
         net = quantized(net, knobs).module

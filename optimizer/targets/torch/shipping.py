@@ -14,7 +14,7 @@ from torch import Tensor
 from optimizer.space import Json
 from optimizer.targets.torch.jobs import Work
 from optimizer.targets.torch.load import ARRAYS, BUILT, FORWARD
-from optimizer.targets.torch.parts import BACKEND, QUANTIZE, THREADS, Calls, Entries
+from optimizer.targets.torch.parts import BACKEND, QUANTIZE, Calls, Entries
 from optimizer.targets.torch.quantize import SCHEMES
 from optimizer.targets.torch.stored import shapes_of, tensors_of, unwrapped
 from optimizer.targets.torch.tables import BACKENDS
@@ -41,7 +41,7 @@ def ship(work: Work, out: Path) -> Mapping[str, Json]:
         "backend": str(work.knobs.get(BACKEND, "eager")),
         "device": work.device,
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": int(work.knobs.get(THREADS, 0)) or torch.get_num_threads(),
+        "threads": torch.get_num_threads(),  # as the worker has set them
         **_entries(work.job.entries, calls),
         "quality": {name: float(value) for name, value in check.quality.items()},
         "errors": {name: float(value) for name, value in check.errors.items()},

@@ -103,26 +103,27 @@ class TorchTarget:
     @contextlib.contextmanager
     def opened(self, artifact: Artifact, more: Mapping[str, Json]) -> Iterator[NativeRunner]:
         """`more`: what the worker is told besides (worker.py)."""
-        place = Path(artifact.path)
-        point = json.loads((place / POINT).read_text(encoding="utf-8"))
-        with (
-            tempfile.TemporaryDirectory(prefix="optimizer-run-") as scratch,
-            self.worker({**self.document(point, place), **more, "act": "run"}, place, Path(scratch)) as worker,
-        ):
+        with self._working(artifact, {**more, "act": "run"}) as worker:
             yield NativeRunner(worker, worker.answer())
 
     def export(self, artifact: Artifact, out: Path) -> Mapping[str, Any]:
         """Writes the built point into a folder that another process can load it from; returns what model.json says.
         Raises TrialError."""
-        place = Path(artifact.path)
-        point = json.loads((place / POINT).read_text(encoding="utf-8"))
-        document = {"act": "export", **self.document(point, place), "out": str(out), "baseline": dict(self.baseline)}
-        with (
-            tempfile.TemporaryDirectory(prefix="optimizer-export-") as scratch,
-            self.worker(document, place, Path(scratch)) as worker,
-        ):
+        asked = {"act": "export", "out": str(out), "baseline": dict(self.baseline)}
+        with self._working(artifact, asked) as worker:
             exported: Mapping[str, Any] = worker.answer()["exported"]
             return exported
+
+    @contextlib.contextmanager
+    def _working(self, artifact: Artifact, asked: Mapping[str, Json]) -> Iterator[Conversation]:
+        """A worker on a built point."""
+        place = Path(artifact.path)
+        point = json.loads((place / POINT).read_text(encoding="utf-8"))
+        with (
+            tempfile.TemporaryDirectory(prefix="optimizer-run-") as scratch,
+            self.worker({**self.document(point, place), **asked}, place, Path(scratch)) as worker,
+        ):
+            yield worker
 
     def preview(self, point: Point) -> tuple[str, ...]:
         """What becomes of a point, for people."""

@@ -13,7 +13,6 @@ where a model is made, so that a search of a native program can ask where weight
 """
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -182,10 +181,9 @@ def _converted(file: Path, size: str, cache: Path) -> Weights:
     """A GGUF file as a folder of safetensors."""
     key = digest([_stamp(file), "float32"])
     place = cache / "weights" / key
-    if not (place / "done.json").is_file():
+    if not place.is_dir():
         if find_spec("gguf") is None:
             raise ConfigError(f"GGUF files are read by gguf: {MODELS}")
-        shutil.rmtree(place, ignore_errors=True)  # an older release wrote here, and did not come to its end
         made_once(place, lambda part: _convert(file, part))
     return Weights(place, size, key)
 
@@ -206,7 +204,6 @@ def _convert(file: Path, folder: Path) -> None:
     config = {k: v for k, v in model.config.to_dict().items() if k != "quantization_config"}
     (folder / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
     transformers.AutoTokenizer.from_pretrained(file.parent, **source).save_pretrained(folder)
-    (folder / "done.json").write_text(json.dumps({"source": str(file)}), encoding="utf-8")
 
 
 def _stamp(file: Path) -> list[Any]:

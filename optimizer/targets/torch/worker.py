@@ -172,11 +172,10 @@ class Runner:
 
     def verify(self) -> Mapping[str, Json]:
         work = self._work
-        reference = work.reference()
         if (judged_by := work.document.get("judged_by")) is not None:
             answers = reference = answers_of(Path(judged_by), "baseline")
         else:
-            answers = work.task.answers(self._calls)
+            answers, reference = work.task.answers(self._calls), work.reference()
         check = work.task.judge(answers, reference)
         work.backend.evidence(work.job)
         errors, tolerances = dict(check.errors), {"max_rel_error": work.tolerance}

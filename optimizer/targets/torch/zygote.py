@@ -20,10 +20,9 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from optimizer.keeper import network, serve
+from optimizer.keeper import network, serve, threads_now
 
 
 def main(words: Sequence[str]) -> int:
@@ -32,8 +31,7 @@ def main(words: Sequence[str]) -> int:
     gc.collect()
     gc.freeze()  # a collection in a worker leaves the shared pages alone
     with socket.socket(fileno=int(words[0])) as asked:
-        threads = len(list(Path("/proc/self/task").iterdir()))
-        ready = {"pid": os.getpid(), "threads": threads, "network": network()}
+        ready = {"pid": os.getpid(), "threads": threads_now(), "network": network()}
         asked.send(json.dumps({"ready": ready}).encode())
         serve(asked, _worker)
     return 0

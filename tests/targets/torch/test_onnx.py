@@ -16,7 +16,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from optimizer.space import Point
-from optimizer.targets.torch.backends.onnx import OnnxRuntime, session_options
+from optimizer.targets.torch.backends.onnx import OnnxRuntime
+from optimizer.targets.torch.load import session_options
 from optimizer.targets.torch.parts import Job, Knobs
 from optimizer.targets.torch.plain import FORWARD, PlainTask, max_rel_error
 from optimizer.trial import Reason, TrialError

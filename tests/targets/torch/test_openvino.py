@@ -12,7 +12,7 @@ pytest.importorskip("onnxscript", reason="needs the extra models")
 import openvino as ov
 
 from optimizer.space import Point
-from optimizer.targets.torch.backends.openvino import properties
+from optimizer.targets.torch.load import properties
 from optimizer.targets.torch.parts import Knobs
 from optimizer.trial import Reason
 

@@ -14,6 +14,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from optimizer.keeper import threads_now
 from optimizer.space import Json, digest
 from optimizer.targets.builds import file_hash
 from optimizer.targets.torch.backends.onnx_graph import (
@@ -26,22 +27,15 @@ from optimizer.targets.torch.backends.onnx_graph import (
     stored_types,
     write_graphs,
 )
+from optimizer.targets.torch.load import session_options
 from optimizer.targets.torch.parts import ANY_ERROR, FP32_TOLERANCE, QUANTIZE, THREADS, Built, Calls, Inputs, Job, Knobs
 from optimizer.targets.torch.quantize import STATIC
 from optimizer.trial import Reason, TrialError
 
 PROVIDER = "CPUExecutionProvider"
-OPTIMIZATION, EXECUTION, INTER_THREADS = "ort_optimization", "ort_execution", "ort_inter_threads"
-SPINNING, ARENA, PATTERN, DENORMALS = "ort_spinning", "ort_arena", "ort_memory_pattern", "ort_flush_denormals"
-LEVELS: Mapping[str, ort.GraphOptimizationLevel] = {
-    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
-    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
-}
+OPTIMIZATION, EXECUTION = "ort_optimization", "ort_execution"
 INTEGER = ("MatMulInteger", "QLinear", "QGemm", "MatMulNBits", "DynamicQuantizeMatMul", "ConvInteger", "QAttention")
 """How the operators begin that compute with integers, or with weights that are stored as such."""
-WARNINGS_ARE_NONE = 3  # the least severe that is logged: errors
 
 
 class OnnxRuntime:
@@ -100,9 +94,9 @@ class OnnxRuntime:
                 options.add_session_config_entry(
                     "session.optimized_model_external_initializers_file_name", f"{name}.data"
                 )
-            before = _tasks()
+            before = threads_now()
             sessions[name] = ort.InferenceSession(job.folder / f"{name}.onnx", options, providers=[PROVIDER])
-            started = _tasks() - before
+            started = threads_now() - before
             self._threads = started + 1
             if asked and not parallel and started != asked - 1:
                 raise TrialError(
@@ -112,25 +106,6 @@ class OnnxRuntime:
 
     def _calls(self, entries: Mapping[str, Inputs]) -> Calls:
         return {name: _Bound(session, entries[name]) for name, session in self._sessions.items()}
-
-
-def session_options(knobs: Knobs) -> ort.SessionOptions:
-    """A session's options at a point; a knob that it lacks leaves ONNX Runtime's own setting."""
-    options = ort.SessionOptions()
-    options.log_severity_level = WARNINGS_ARE_NONE
-    options.intra_op_num_threads = int(knobs.get(THREADS, 0))
-    options.graph_optimization_level = LEVELS[str(knobs.get(OPTIMIZATION, "all"))]
-    if knobs.get(EXECUTION, "sequential") == "parallel":
-        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-        options.inter_op_num_threads = int(knobs.get(INTER_THREADS, 0))
-    options.enable_cpu_mem_arena = bool(knobs.get(ARENA, True))
-    options.enable_mem_pattern = bool(knobs.get(PATTERN, True))
-    spinning = "1" if knobs.get(SPINNING, True) else "0"
-    options.add_session_config_entry("session.intra_op.allow_spinning", spinning)
-    options.add_session_config_entry("session.inter_op.allow_spinning", spinning)
-    if knobs.get(DENORMALS):
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    return options
 
 
 class _Bound:
@@ -171,10 +146,6 @@ NUMPY: Mapping[torch.dtype, Any] = {
 
 def _array(x: Tensor) -> Any:
     return x.contiguous().numpy()
-
-
-def _tasks() -> int:
-    return sum(1 for _ in Path("/proc/self/task").iterdir())
 
 
 def _described(graph: ir.Model) -> dict[str, Json]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from optimizer.targets.torch.backends.onnx_graph import INT4_WEIGHT, INT8_WEIGHT, WEIGHTS, write_graphs
-from optimizer.targets.torch.parts import ANY_ERROR, FP32_TOLERANCE, QUANTIZE, THREADS, Built, Calls, Inputs, Job, Knobs
+from optimizer.targets.torch.load import properties
+from optimizer.targets.torch.parts import ANY_ERROR, FP32_TOLERANCE, QUANTIZE, Built, Calls, Inputs, Job, Knobs
 from optimizer.targets.torch.quantize import STATIC
 from optimizer.trial import Reason, TrialError
 
 DEVICE = "CPU"
-PRECISION, HINT, STREAMS, PINNING = "ov_precision", "ov_hint", "ov_streams", "ov_pinning"
-DENORMALS = "ov_flush_denormals"
+PRECISION = "ov_precision"
 READABLE = frozenset(("INFERENCE_PRECISION_HINT", "INFERENCE_NUM_THREADS", "NUM_STREAMS", "ENABLE_CPU_PINNING"))
 """Properties that a compiled model tells of itself as they took effect."""
 SPELLED: Mapping[str, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -79,23 +79,6 @@ class OpenVino:
                     raise TrialError(Reason.REJECTED, f"{key}={asked[key]} was asked for and {name} has {used}")
             threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         return {"graphs": float(len(self._compiled)), "threads": float(threads)}
-
-
-def properties(knobs: Knobs) -> dict[str, Any]:
-    """OpenVINO's properties at a point; a knob that it lacks leaves OpenVINO's own setting, but float32 is float32."""
-    found: dict[str, Any] = {
-        "PERFORMANCE_HINT": str(knobs.get(HINT, "latency")).upper(),
-        "INFERENCE_PRECISION_HINT": str(knobs.get(PRECISION, "f32")),
-    }
-    if threads := int(knobs.get(THREADS, 0)):
-        found["INFERENCE_NUM_THREADS"] = threads
-    if streams := int(knobs.get(STREAMS, 0)):
-        found["NUM_STREAMS"] = streams
-    if PINNING in knobs:
-        found["ENABLE_CPU_PINNING"] = bool(knobs[PINNING])
-    if knobs.get(DENORMALS):
-        found["CPU_DENORMALS_OPTIMIZATION"] = True
-    return found
 
 
 class _Request:

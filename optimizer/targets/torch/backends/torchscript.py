@@ -5,11 +5,9 @@ from collections.abc import Mapping
 
 import torch
 
+from optimizer.targets.torch.load import scripted
 from optimizer.targets.torch.parts import FP32_TOLERANCE, Built, Call, Calls, Job, Knobs
 from optimizer.trial import Reason, TrialError
-
-OPTIMIZE = "jit_optimize"  # none, freeze, inference
-PROFILED_RUNS = 3  # the executor specialises itself to the shapes in the first two
 
 
 class TorchScript:
@@ -44,14 +42,7 @@ class TorchScript:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # TorchScript is deprecated, which is no news of this point
             for name, inputs in job.entries.items():
-                path = job.folder / f"{name}.torchscript"
-                script = torch.jit.load(path, map_location=job.device).eval()  # type: ignore[no-untyped-call]
-                if (how := job.knobs.get(OPTIMIZE, "freeze")) != "none":
-                    script = torch.jit.freeze(script)
-                if how == "inference":
-                    script = torch.jit.optimize_for_inference(script)
-                for _ in range(PROFILED_RUNS):
-                    script(*inputs)
+                script = scripted(job.folder / f"{name}.torchscript", job.device, job.knobs, inputs)
                 operators += [node.kind() for node in script.inlined_graph.nodes()]
                 calls[name] = script
         self._operators = tuple(operators)
