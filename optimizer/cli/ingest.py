@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from optimizer.cli import FAILED
-from optimizer.cli.sources import default_uri, split_words
-from optimizer.cli.studies import settings_of
+from optimizer.cli.sources import split_words
+from optimizer.cli.studies import settings_of, store_for
 from optimizer.errors import ConfigError
 from optimizer.journal import Study
 from optimizer.readers.formats import FORMATS
@@ -55,13 +55,10 @@ def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> s
     from rich.progress import Progress
 
     from optimizer.listeners.mlflow import no_pages, send
-    from optimizer.listeners.tracker import Status, patience, read_status, sending, write_status
-    from optimizer.readers.store import StoreError, sqlite_path
+    from optimizer.listeners.tracker import Status, read_status, sending, write_status
+    from optimizer.readers.store import StoreError
 
-    uri = settings.get("tracking.uri") or default_uri(folder.resolve())
-    if (database := sqlite_path(uri)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
-    patience()
+    uri = store_for(settings, folder.resolve())
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("MLflow", total=len(studies))
         for study in studies:

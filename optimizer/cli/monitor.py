@@ -11,21 +11,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from optimizer.cli import FAILED
-from optimizer.cli.sources import default_uri
-from optimizer.cli.studies import PLACES, journal_named, settings_of
+from optimizer.cli.studies import PLACES, journal_named, settings_of, store_for
 from optimizer.cli.verify import confirm_of
 from optimizer.config import nested
 from optimizer.errors import ConfigError
 from optimizer.export.experiment import experiment_file
 from optimizer.export.exported import Exported, exported_in
 from optimizer.export.provenance import PROVENANCE
+from optimizer.export.shipment import TOLERANCE_PCT
 from optimizer.files import write_whole
 from optimizer.listeners.monitored import Step, send_steps
 from optimizer.production.history import Check, History, history_of
 from optimizer.production.monitor import check_of, suspects
 from optimizer.production.picture import picture
 from optimizer.production.verify import verified
-from optimizer.readers.store import StoreError, sqlite_path
+from optimizer.readers.ingest import JOURNAL
+from optimizer.readers.store import StoreError
 from optimizer.space import digest
 from optimizer.text import duration
 
@@ -83,7 +84,7 @@ def _exported(name: str, settings: Mapping[str, str], out: Path | None) -> tuple
     if (place / PROVENANCE).is_file() or place.name == PROVENANCE:
         exported = exported_in(place)
         return exported, out or Path("monitoring") / exported.study
-    if place.is_dir() and not (place / "journal.jsonl").is_file():
+    if place.is_dir() and not (place / JOURNAL).is_file():
         raise ConfigError(f"{place} is neither an export (it has no {PROVENANCE}) nor a study's folder.")
     from optimizer.cli.export import command as export
     from optimizer.journal import read
@@ -92,7 +93,9 @@ def _exported(name: str, settings: Mapping[str, str], out: Path | None) -> tuple
     folder = out or Path("monitoring") / read(journal).name
     if not (folder / "export" / PROVENANCE).is_file():
         with redirect_stdout(sys.stderr):
-            export(str(journal), [], ["json"], folder / "export", force=False, tolerance_pct=5.0, register=False)
+            export(
+                str(journal), [], ["json"], folder / "export", force=False, tolerance_pct=TOLERANCE_PCT, register=False
+            )
     return exported_in(folder / "export"), folder
 
 
@@ -136,9 +139,7 @@ def _tracked(exported: Exported, history: History, drawn: bytes, settings: Mappi
     """The run in MLflow; None where it is not wanted or does not answer, and then the next check sends it all."""
     if settings.get("tracking") == "none":
         return None
-    uri = settings.get("tracking.uri") or default_uri(Path(settings.get("studies_dir", "studies")).resolve())
-    if (database := sqlite_path(uri)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
+    uri = store_for(settings, Path(settings.get("studies_dir", "studies")).resolve())
     experiment = settings.get("tracking.experiment") or exported.recipe.target.name
     steps = [_step(check) for check in history.checks]
     try:

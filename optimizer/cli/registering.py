@@ -12,6 +12,7 @@ from optimizer.export.exported import Exported, exported_in
 from optimizer.export.model import MODEL
 from optimizer.export.registry import Registered, register
 from optimizer.journal import Study
+from optimizer.space import digest
 from optimizer.targets.torch.told import described
 from optimizer.trial import TrialError
 
@@ -38,7 +39,7 @@ def registered(folder: Path, journal: Path, study: Study, settings: Mapping[str,
     status = sent(journal, study, settings)
     name = _name(study, settings)
     with store_reached(status.uri):
-        return register(folder, described(folder), name, status.uri, str(status.run_id))
+        return register(folder, described(folder), digest(exported.document), name, status.uri, str(status.run_id))
 
 
 def _name(study: Study, settings: Mapping[str, str]) -> str:

@@ -53,11 +53,8 @@ def track_command(name: str, words: Sequence[str]) -> None:
 
 def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
     """Sends what MLflow lacks of a study. Ends the program where it can't be reached."""
-    uri = settings.get("tracking.uri") or default_uri(path.resolve().parent.parent)
+    uri = store_for(settings, path.resolve().parent.parent)
     experiment = settings.get("tracking.experiment") or study.recipe.target.name
-    patience()
-    if (database := sqlite_path(uri)) is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -67,6 +64,15 @@ def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
     status = Status(uri, copy.experiment_id, copy.parent, len(study.trials))
     write_status(path, status)
     return status
+
+
+def store_for(settings: Mapping[str, str], studies: Path) -> str:
+    """The store that these commands write to; MLflow's client behaves as the tracking process wants it from here on."""
+    uri = settings.get("tracking.uri") or default_uri(studies)
+    patience()
+    if (database := sqlite_path(uri)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+    return uri
 
 
 @contextlib.contextmanager

@@ -45,10 +45,10 @@ def document(exported: Exported, found: Verification) -> dict[str, object]:
         "measured": asdict(found.verdict) if found.verdict else None,
         "why": list(found.why),
         "notes": list(found.notes),
-        "errors": dict(found.errors or {}),
-        "quality": dict(found.quality or {}),
+        "errors": dict(found.errors),
+        "quality": dict(found.quality),
         "load_pct": found.load_pct,
-        "environment": found.environment.document(),
+        "environment": (found.environment or exported.environment).document(),
     }
 
 
@@ -61,7 +61,7 @@ def text(exported: Exported, found: Verification) -> str:
         lines.append(f"  promised {promised.ratio:.3f}× in {found.metric} {interval}; at least {floor:.3f}×")
     if now is not None:
         lines.append(f"  measured {now.ratio:.3f}× ({now.low:.3f} to {now.high:.3f}, {now.rounds} interleaved rounds)")
-    told = {**(found.errors or {}), **(found.quality or {})}
+    told = {**found.errors, **found.quality}
     if told:
         lines.append("  answers: " + ", ".join(f"{name} {value:.4g}" for name, value in told.items()))
     return "\n".join([*lines, *(f"  note: {note}" for note in found.notes)])

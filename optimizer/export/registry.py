@@ -4,7 +4,6 @@ The model is logged to its study's run as "models from code": MLflow keeps the e
 it (pyfunc_model.py). The alias `champion` moves to the new version, `previous` to the one that had it.
 """
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +32,13 @@ class Registered:
         return f"models:/{self.name}@{CHAMPION}"
 
 
-def register(folder: Path, told: Mapping[str, Any], name: str, uri: str, run_id: str) -> Registered:
-    """Logs an export (told: its model.json) to a run, and makes it the champion of the registered model `name`; nothing
-    where it is that already. Raises StoreError where the store does not answer or refuses."""
+def register(folder: Path, told: Mapping[str, Any], content: str, name: str, uri: str, run_id: str) -> Registered:
+    """Logs an export (told: its model.json; content: a hash of what was exported) to a run, and makes it the champion
+    of the registered model `name`; nothing where it is that already. Raises StoreError where the store does not answer
+    or refuses."""
     import mlflow
     from mlflow import MlflowClient
 
-    content = folder_hash(folder)
     with store_errors():
         client = MlflowClient(uri)
         champion = _holder(client, name, CHAMPION)
@@ -66,16 +65,6 @@ def register(folder: Path, told: Mapping[str, Any], name: str, uri: str, run_id:
             client.set_registered_model_alias(name, PREVIOUS, champion)
         client.set_registered_model_alias(name, CHAMPION, version)
     return Registered(name, version, champion)
-
-
-def folder_hash(folder: Path) -> str:
-    """Of the names and the bytes of all that is in it."""
-    whole = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with path.open("rb") as file:
-            part = hashlib.file_digest(file, "sha256").hexdigest()
-        whole.update(f"{path.relative_to(folder).as_posix()} {part}\n".encode())
-    return whole.hexdigest()
 
 
 def _holder(client: "MlflowClient", name: str, alias: str) -> str | None:

@@ -8,6 +8,8 @@ from optimizer.journal import Study
 from optimizer.space import Json, Space
 from optimizer.trial import Trial
 
+TOLERANCE_PCT = 5.0  # that a proved ratio may lose when it is measured again
+
 
 @dataclass(frozen=True)
 class Shipment:
@@ -23,7 +25,7 @@ class Shipment:
     target: Mapping[str, Json] = field(default_factory=dict)
     settings: Mapping[str, Json] = field(default_factory=dict)
     built: Mapping[str, bytes] = field(default_factory=dict)
-    tolerance_pct: float = 5.0
+    tolerance_pct: float = TOLERANCE_PCT
 
     @property
     def space(self) -> Space:

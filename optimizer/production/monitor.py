@@ -30,7 +30,8 @@ class Level:
 
 def check_of(exported: Exported, earlier: Sequence[Check], found: Verification, at_s: float) -> Check:
     """A verification as the next check of a history."""
-    verdict = found.verdict
+    verdict, before = found.verdict, _before(exported, earlier)
+    here = found.environment or before
     check = Check(
         number=len(earlier),
         at_s=at_s,
@@ -39,9 +40,9 @@ def check_of(exported: Exported, earlier: Sequence[Check], found: Verification, 
         low=verdict.low if verdict else None,
         high=verdict.high if verdict else None,
         load_pct=found.load_pct,
-        environment=found.environment,
+        environment=here,
         why=found.why,
-        changed=tuple(changes(_before(exported, earlier), found.environment)),
+        changed=tuple(changes(before, here)),
     )
     level = level_of([*earlier, check], exported.recipe.confirm.min_gain)
     if level is None:
@@ -63,7 +64,7 @@ def level_of(checks: Sequence[Check], min_gain: float) -> Level | None:
 
 def suspects(checks: Sequence[Check], since: int) -> list[str]:
     """What changed in the environment around the first check on a new level: between it and the one before."""
-    return list(checks[since].changed) if since < len(checks) else []
+    return list(checks[since].changed)
 
 
 def _before(exported: Exported, earlier: Sequence[Check]) -> Environment:

@@ -8,7 +8,7 @@ of that floor nothing is shown, which is said. Another environment is named and 
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -45,11 +45,11 @@ class Verification:
     verdict: Verdict | None
     why: tuple[str, ...]
     notes: tuple[str, ...]
-    environment: Environment
+    environment: Environment | None  # None: an edited file is found before this machine is looked at
     gains: tuple[float, ...] = ()
     load_pct: float = 0.0  # of the machine that others used
-    errors: Mapping[str, float] | None = None  # of the winner's answers
-    quality: Mapping[str, float] | None = None
+    errors: Mapping[str, float] = field(default_factory=dict)  # of the winner's answers
+    quality: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def verified(exported: Exported, folder: Path, clock: Clock, confirm: Confirm) -
     this machine can't build or run the baseline."""
     metric = exported.recipe.goal.first.metric
     if edited := exported.edited():
-        return Verification(Finding.BROKEN, metric, None, tuple(edited), (), exported.environment)
+        return Verification(Finding.BROKEN, metric, None, tuple(edited), (), None)
     both = reopened(exported, folder)
     recipe = replace(both.recipe, confirm=confirm)
     environment = both.made.device.describe()

@@ -61,13 +61,13 @@ def test_the_champion_is_loaded_elsewhere_and_the_one_before_it_is_kept(tmp_path
     first, told = shipped(tmp_path, backend="torchscript", threads=1)
     rows = np.linspace(-1, 1, 7 * 32, dtype=np.float32).reshape(7, 32)
 
-    assert register(first, told, "perceptron", uri, run.info.run_id) == Registered("perceptron", "1", None)
+    assert register(first, told, "first", "perceptron", uri, run.info.run_id) == Registered("perceptron", "1", None)
     assert np.array_equal(predicted(uri), load_model(first).predict(rows))
-    again = register(first, told, "perceptron", uri, run.info.run_id)
+    again = register(first, told, "first", "perceptron", uri, run.info.run_id)
     assert (again.version, again.known) == ("1", True)
 
     second, told = shipped(tmp_path, backend="torchscript", quantize="bf16", threads=1)
-    assert register(second, told, "perceptron", uri, run.info.run_id) == Registered("perceptron", "2", "1")
+    assert register(second, told, "second", "perceptron", uri, run.info.run_id) == Registered("perceptron", "2", "1")
     model = client.get_registered_model("perceptron")
     assert {alias: str(version) for alias, version in model.aliases.items()} == {"champion": "2", "previous": "1"}
     assert np.array_equal(predicted(uri), load_model(second).predict(rows))
