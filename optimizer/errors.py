@@ -8,6 +8,11 @@ MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError
 where an object was due, a number that no float can hold, nested beyond all measure."""
 
 
+def lacking(error: Exception) -> str:
+    """What a document lacks that raised one of MALFORMED, for people."""
+    return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
 class ConfigError(Exception):
     """A configuration that can't be searched. The message names the cause and the remedy."""
 

@@ -6,6 +6,7 @@ leaves at most one torn line at the end, which is cut off when the journal is co
 search writes to it. The lines reach the disk at least once a second, so that a loss of power costs about that much.
 """
 
+import errno
 import gzip
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from optimizer.errors import MALFORMED, ConfigError
+from optimizer.errors import MALFORMED, ConfigError, lacking
 from optimizer.files import names_folder
 from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
@@ -182,15 +183,17 @@ def _ending_document(ending: Ending) -> Json:
     }
 
 
+def verdict_from(document: Json) -> Verdict | None:
+    if not document:
+        return None
+    ratios = {name: float(document[name]) for name in ("ratio", "low", "high")}
+    kept = {**document, **ratios, "judgement": Judgement(document["judgement"]), "number": int(document["number"])}
+    return Verdict(**kept)
+
+
 def _ending_from(document: Json) -> Ending:
-    told = document["verdict"]
-    verdict = None
-    if told:
-        ratios = {name: float(told[name]) for name in ("ratio", "low", "high")}
-        kept = {**told, **ratios, "judgement": Judgement(told["judgement"]), "number": int(told["number"])}
-        verdict = Verdict(**kept)
     return Ending(
-        verdict,
+        verdict_from(document["verdict"]),
         tuple(document["gains"]),
         float(document["load_pct"]),
         interrupted=bool(document["interrupted"]),
@@ -245,7 +248,7 @@ def _study(path: Path, found: _Read) -> Study:
             settings=_settings_from(header["settings"]),
         )
     except MALFORMED as error:
-        raise ConfigError(f"{path}: line 1 has no recipe that this version can read ({_told(error)}).") from None
+        raise ConfigError(f"{path}: line 1 has no recipe that this version can read ({lacking(error)}).") from None
 
 
 class Tail:
@@ -270,7 +273,7 @@ def _read(path: Path, found: _Read | None = None) -> _Read:
             _take(found, json.loads(line), first=number == 1)
         except MALFORMED as error:
             raise ConfigError(
-                f"{path}: line {number} is damaged or foreign ({_told(error)}). A journal is only ever appended to; "
+                f"{path}: line {number} is damaged or foreign ({lacking(error)}). A journal is only ever appended to; "
                 f"to go on without this line and what follows, cut the file before it: head -n {number - 1}."
             ) from None
         found.whole_bytes = end
@@ -319,11 +322,16 @@ def whole_lines(path: Path, start: int) -> Iterator[tuple[bytes, int]]:
         raise ConfigError(f"{path} can't be read: {error.strerror}.") from None
 
 
-def _told(error: Exception) -> str:
-    return f"no {error}" if isinstance(error, KeyError) else str(error)
-
-
 # --- writing
+
+
+def append(file: int, document: Json, path: Path) -> None:
+    """A line at the end of an open file, by one system call. Raises OSError where the disk is full."""
+    line = line_of(document)
+    written = os.write(file, line)
+    if written < len(line):  # leave no torn line behind
+        os.ftruncate(file, os.fstat(file).st_size - written)
+        raise OSError(errno.ENOSPC, f"No space left on the device for {path}")
 
 
 class Journal:
@@ -375,11 +383,7 @@ class Journal:
 
     def write(self, document: Json) -> None:
         """Appends one line. Raises OSError where the disk is full: a search does not go on unrecorded."""
-        line = line_of(document)
-        written = os.write(self._file, line)
-        if written < len(line):  # the disk is full: leave no torn line behind
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-            raise OSError(28, f"No space left on the device for {self.path}")
+        append(self._file, document, self.path)
         if time.monotonic() - self._synced_s > FLUSH_S:
             os.fdatasync(self._file)
             self._synced_s = time.monotonic()

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError, lacking
 from optimizer.export.provenance import FROM_POINT, PROVENANCE, VERSION
 from optimizer.files import names_folder, stays_within
+from optimizer.journal import verdict_from
 from optimizer.recipe import Environment, Recipe, environment_from, recipe_from
 from optimizer.space import Json, Point
-from optimizer.stats import Judgement, Verdict
+from optimizer.stats import Verdict
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,10 @@ def exported_in(folder: Path) -> Exported:
         if document["version"] != VERSION:
             raise ValueError(f"version {document['version']}; this program reads {VERSION}")
         return _read(path.parent, document)
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        told = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"{path} can't be read ({told}). Export the study again with this version.") from None
+    except (*MALFORMED, ConfigError) as error:
+        raise ConfigError(
+            f"{path} can't be read ({lacking(error)}). Export the study again with this version."
+        ) from None
 
 
 def _read(folder: Path, document: Json) -> Exported:
@@ -91,8 +93,6 @@ def _read(folder: Path, document: Json) -> Exported:
             raise ValueError(f"the file {name} lies outside the export")
     if not names_folder(document["study"]):
         raise ValueError(f"{document['study']!r} can't be the name of a study")
-    ratio = told["ratio"]
-    verdict = Verdict(**{**ratio, "judgement": Judgement(ratio["judgement"])}) if ratio else None
     quality = {str(n): float(v) for n, v in told["quality"].items()}
     return Exported(
         folder=folder,
@@ -102,7 +102,7 @@ def _read(folder: Path, document: Json) -> Exported:
         target=document["target"],
         point=Point(document["point"]),
         baseline=Point(document["baseline_point"]),
-        promise=Promise(verdict, float(told["tolerance_pct"]), quality),
+        promise=Promise(verdict_from(told["ratio"]), float(told["tolerance_pct"]), quality),
         reopens=str(document.get("reopens", FROM_POINT)),
         code_key=str(document["code_key"]),
         files=files,

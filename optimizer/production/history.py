@@ -13,9 +13,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError, lacking
 from optimizer.export.exported import Exported
-from optimizer.journal import line_of, whole_lines
+from optimizer.journal import append, line_of, whole_lines
 from optimizer.production.verify import Finding
 from optimizer.recipe import Environment, environment_from
 from optimizer.space import Json
@@ -72,13 +72,9 @@ class History:
 
     def _append(self, document: Json) -> None:
         """Raises OSError where the disk is full, and leaves no torn line then."""
-        line = line_of(document)
         file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
         try:
-            size = os.fstat(file).st_size
-            if os.write(file, line) < len(line):
-                os.ftruncate(file, size)
-                raise OSError(28, "No space left on the device", str(self.path))
+            append(file, document, self.path)
             os.fsync(file)
         finally:
             os.close(file)
@@ -116,9 +112,10 @@ def _opened(exported: Exported, path: Path) -> History:
     for number, (line, end) in enumerate(whole_lines(path, 0), 1):  # noqa: B007 - the last end is wanted
         try:
             _take(history, json.loads(line), exported, first=number == 1)
-        except (KeyError, TypeError, ValueError) as error:
+        except MALFORMED as error:
             raise ConfigError(
-                f"{path}: line {number} is damaged or foreign ({error}). Move the file away to begin a new history."
+                f"{path}: line {number} is damaged or foreign ({lacking(error)}). Move the file away to begin a new "
+                "history."
             ) from None
     if not history.id:
         raise ConfigError(f"{path} holds no whole line. Move the file away to begin a new history.")
