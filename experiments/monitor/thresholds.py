@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-ALPHA = 1 / 500
-LENGTH = 100
+from optimizer.production.changepoint import ALPHA, WINDOW
+
 STREAMS = 100_000
 SEED = 20261128
 PLACE = Path(__file__).parents[2] / "optimizer" / "production" / "thresholds.json"
@@ -50,7 +50,7 @@ def statistic(signs: NDArray[np.float32], t: int) -> NDArray[np.float32]:
 
 
 if __name__ == "__main__":
-    values = thresholds(STREAMS, LENGTH, ALPHA, SEED)
+    values = thresholds(STREAMS, WINDOW, ALPHA, SEED)
     told = {
         "alpha": ALPHA,
         "streams": STREAMS,

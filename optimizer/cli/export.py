@@ -9,6 +9,7 @@ from optimizer.cli.registering import NAME, must_be_fit, registered
 from optimizer.cli.studies import PLACES, journal_named, settings_of
 from optimizer.config import composed, nested
 from optimizer.errors import ConfigError
+from optimizer.export.model import MODEL
 from optimizer.export.program import PROGRAM
 from optimizer.export.registry import PREVIOUS
 from optimizer.export.shipment import Shipment
@@ -18,8 +19,6 @@ from optimizer.journal import Study, read
 from optimizer.report.verdict import verdict_line
 from optimizer.space import Json
 from optimizer.trial import Trial
-
-MODEL_KIND = "model"
 
 
 def command(
@@ -96,7 +95,7 @@ def _built(
     study: Study, trial: Trial, target: Mapping[str, Json], to: Sequence[str], out: Path
 ) -> Iterator[Mapping[str, bytes]]:
     """What the trial's build left; of a torch model the package that is made of it."""
-    if target.get("kind") != "torch" or (to and MODEL_KIND not in to):
+    if target.get("kind") != "torch" or (to and MODEL not in to):
         yield Built(Path(trial.artifact.path) if trial.artifact and trial.artifact.path else None)
         return
     from optimizer.config.torch import packaged

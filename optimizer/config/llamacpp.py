@@ -3,11 +3,10 @@
 from dataclasses import fields
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 
 from optimizer.config.command_reads import known_keys
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, default_cache, needed
+from optimizer.config.made import Builds, Made, cache_of, needed
 from optimizer.device import Host
 from optimizer.errors import ConfigError, nearest
 from optimizer.recipe import Plan
@@ -35,7 +34,7 @@ def llamacpp(node: Tree, space: Space | None, plan: Plan, builds: Builds, device
                 "(llama.cpp is built from source, which takes minutes)."
             )
     _knobs(space)
-    cache = Path(str(node["cache"])).expanduser().resolve() if node["cache"] else default_cache()
+    cache = cache_of(node)
     source = source_of(str(node["model"] or ""), cache)
     if source.suffix != ".gguf":
         raise ConfigError(f"target.model={node['model']} is no .gguf file, and llama.cpp reads no other.")

@@ -13,9 +13,9 @@ from optimizer.errors import ConfigError, nearest
 from optimizer.protocols import Device
 from optimizer.recipe import Plan
 from optimizer.space import Choice, Space
-from optimizer.targets.ollama.server import LOOPBACK, SETTINGS
+from optimizer.targets.ollama.server import LOOPBACK
 from optimizer.targets.ollama.target import OllamaTarget
-from optimizer.targets.ollama.work import FIXED, Work
+from optimizer.targets.ollama.work import FIXED, SETTINGS, Work
 
 WORK = tuple(field.name for field in fields(Work))
 KEYS = ("name", "kind", "text", "devices", "objectives", "home", "model", "server", "program", *WORK)

@@ -6,16 +6,11 @@ from typing import final
 
 from optimizer.export.shipment import Shipment
 from optimizer.space import Value, spelt
+from optimizer.targets.ollama.work import SETTINGS
 
 ENV = "winner.env"
 NUMBERED = {"threads": "OMP_NUM_THREADS", "n_threads": "OMP_NUM_THREADS", "num_threads": "OMP_NUM_THREADS"}
 """Run-time knobs that OpenMP, and with it torch, takes from a variable."""
-SERVER = {
-    "flash_attention": "OLLAMA_FLASH_ATTENTION",
-    "kv_cache_type": "OLLAMA_KV_CACHE_TYPE",
-    "num_parallel": "OLLAMA_NUM_PARALLEL",
-}
-"""What Ollama's server takes from variables and not from a Modelfile."""
 SAFE = re.compile(r"[\w.,:/+@%-]*", re.ASCII)
 
 
@@ -44,8 +39,8 @@ def variables(shipment: Shipment) -> Mapping[str, str]:
             found[effect.name] = words[0]
         elif effect.kind in ("option", "setting") and key in NUMBERED and _counts(value):
             found[NUMBERED[key]] = spelt(value)
-        elif shipment.kind == "ollama" and key in SERVER:
-            found[SERVER[key]] = spelt(value)
+        elif shipment.kind == "ollama" and key in SETTINGS:
+            found[SETTINGS[key]] = spelt(value)
     return {name: found[name] for name in sorted(found) if SAFE.fullmatch(found[name])}
 
 

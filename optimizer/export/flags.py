@@ -5,7 +5,7 @@ from typing import final
 
 from optimizer.export.provenance import FROM_FILES
 from optimizer.export.shipment import Shipment
-from optimizer.export.words import compiles, flags_of
+from optimizer.export.words import backslashed, compiles, flags_of
 
 FLAGS = "flags.rsp"
 
@@ -19,9 +19,4 @@ class Flags:
         return "" if compiles(shipment) else "nothing of this study is compiled with flags"
 
     def render(self, shipment: Shipment) -> Mapping[str, bytes]:
-        return {FLAGS: "".join(f"{_word(w)}\n" for w in flags_of(shipment)).encode()}
-
-
-def _word(word: str) -> str:
-    """Compilers read a response file as a shell would: white space splits, quotes join, a backslash quotes."""
-    return "".join(f"\\{c}" if c.isspace() or c in "\"'\\" else c for c in word)
+        return {FLAGS: "".join(f"{backslashed(w)}\n" for w in flags_of(shipment)).encode()}

@@ -5,6 +5,7 @@ from typing import final
 
 from optimizer.export.serving import settings, unfit, weights
 from optimizer.export.shipment import Shipment
+from optimizer.export.words import backslashed
 
 ARGUMENTS = "llama-server.args"
 
@@ -22,9 +23,4 @@ class LlamaServer:
         words = ["--model", weights(shipment)]
         for name, value in settings(shipment, "llama_server").told.items():
             words += [name, value]
-        return {ARGUMENTS: "".join(f"{_quoted(w)}\n" for w in words).encode()}
-
-
-def _quoted(word: str) -> str:
-    """xargs reads quotes and backslashes as a shell does, but no escapes within quotes."""
-    return "".join(f"\\{c}" if c.isspace() or c in "\"'\\" else c for c in word)
+        return {ARGUMENTS: "".join(f"{backslashed(w)}\n" for w in words).encode()}

@@ -29,6 +29,12 @@ def macros_of(shipment: Shipment) -> Mapping[str, str]:
     return macros(shipment.space, shipment.trial.point)
 
 
+def backslashed(word: str) -> str:
+    """As compilers read a response file, and xargs its input: white space splits, quotes join (xargs knows no escapes
+    within them), a backslash quotes."""
+    return "".join(f"\\{c}" if c.isspace() or c in "\"'\\" else c for c in word)
+
+
 def kinds(shipment: Shipment) -> set[str]:
     """What the knobs act on: flag, macro, env, option, setting."""
     return {k.effect.kind for k in shipment.space.knobs}

@@ -155,11 +155,11 @@ class CommandTarget:
             return artifact
 
     def _built(self, point: Point, key: str, place: Path) -> Artifact:
+        self._refuse_leaving(point)
         folders = self._folders(place)
         Path(folders["out"]).mkdir(exist_ok=True)
         before = self._prepared(folders)
         environment = {k: placed([v], folders)[0] for k, v in self._build_environment(point).items()}
-        self._refuse_leaving(point)
         cwd = Path(placed([self._build_folder(point)], folders)[0])
         cwd.mkdir(parents=True, exist_ok=True)
         steps = [placed(filled(step, self.space, point), folders) for step in self.commands.build]

@@ -15,12 +15,6 @@ from optimizer.process import service
 from optimizer.targets.ollama.api import Api
 from optimizer.trial import Reason, TrialError
 
-SETTINGS: Mapping[str, str] = {
-    "flash_attention": "OLLAMA_FLASH_ATTENTION",
-    "kv_cache_type": "OLLAMA_KV_CACHE_TYPE",
-    "num_parallel": "OLLAMA_NUM_PARALLEL",
-}
-"""Knobs that a server reads when it starts, and no request can change (docs/faq.md)."""
 DEFAULTS: Mapping[str, str] = {"OLLAMA_NUM_PARALLEL": "1", "OLLAMA_NOPRUNE": "1"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TRIES = 3  # a port may be taken between looking for it and using it

@@ -12,8 +12,8 @@ from optimizer.files import write_whole
 from optimizer.space import Json, Knob, Point, Space, digest, spelt
 from optimizer.targets.ollama.api import Model
 from optimizer.targets.ollama.runner import OllamaRunner
-from optimizer.targets.ollama.server import SETTINGS, Live, running_at, started
-from optimizer.targets.ollama.work import Work
+from optimizer.targets.ollama.server import Live, running_at, started
+from optimizer.targets.ollama.work import SETTINGS, Work
 from optimizer.trial import Artifact, Reason, TrialError
 
 

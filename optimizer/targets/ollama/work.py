@@ -14,6 +14,13 @@ from optimizer.targets.texts import text_of
 FIXED = ("num_predict", "seed", "stop")
 """Options that the work sets: they change how much is generated, or what."""
 
+SETTINGS: Mapping[str, str] = {
+    "flash_attention": "OLLAMA_FLASH_ATTENTION",
+    "kv_cache_type": "OLLAMA_KV_CACHE_TYPE",
+    "num_parallel": "OLLAMA_NUM_PARALLEL",
+}
+"""Knobs that a server reads from variables when it starts, and no request can change (docs/faq.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
