@@ -17,7 +17,7 @@ from optimizer.protocols import DeviceLost, Ending
 from optimizer.recipe import Recipe
 from optimizer.stats import FEWEST, Judgement, estimate, judge
 from optimizer.study import Bench
-from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of
+from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of, once_more
 
 VISIT_S = BLOCK_S / 2
 REMATCH_SHARE = 0.3  # of the time for the whole confirmation
@@ -119,15 +119,12 @@ class Match:
         object.__setattr__(self, "metric", self.recipe.goal.first.metric)
 
     def entrant(self, trial: Trial) -> Entrant | None:
-        for _ in range(2):
-            try:
-                artifact, _ = self.bench.executor.build(self.bench.target, trial.point).result()
-            except TrialError as error:
-                if not error.again:
-                    return None
-            else:
-                return Entrant(trial, artifact)
-        return None
+        bench = self.bench
+        try:
+            artifact, _ = once_more(lambda: bench.executor.build(bench.target, trial.point).result())
+        except TrialError:
+            return None
+        return Entrant(trial, artifact)
 
     def by_rematch(self, entrants: Sequence[Entrant], home: Entrant) -> list[Entrant]:
         """Best first, by a few rounds against the baseline; entrants that fail now are left out."""

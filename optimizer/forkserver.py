@@ -56,9 +56,6 @@ class Child:
             raise NotStartedError(value or "the fork server was killed", gone=not kind)
         self.pid = int(value)
 
-    def wait(self, timeout: float | None = None) -> int:
-        return self.ended(timeout).status
-
     def ended(self, timeout: float | None = None) -> Ended:
         """Raises subprocess.TimeoutExpired."""
         if self._ended is None:
@@ -177,7 +174,6 @@ class ForkServer:
                 socket.send_fds(running.socket, [message], files)
             except (BrokenPipeError, ConnectionResetError):  # it died between two requests
                 running.end()
-                self._running = None
                 socket.send_fds(self._alive().socket, [message], files)
 
     def _alive(self) -> "_Running":

@@ -69,7 +69,7 @@ def held_still(pid: int | None) -> Iterator[None]:
 
 
 def isolation() -> Mapping[str, Json]:
-    """What programs under test are kept from on this machine; recorded with a study. Raises ConfigError."""
+    """What programs under test are kept from on this machine. Raises ConfigError."""
     return {"network": _KEEPER.ready["network"]}
 
 
@@ -293,14 +293,22 @@ def conversation(
     request = request_of(
         variables, str(folder), memory_bytes, (MAX_FILE, MAX_FOLDER), reserves=reserves, watch_s=WATCH_S
     )
+    with tempfile.TemporaryFile() as stderr, _started(command, request, stderr) as child:
+        yield Conversation(child, stderr, timeout_s)
+
+
+@contextlib.contextmanager
+def _started(
+    command: Sequence[str], request: Mapping[str, Any], stderr: IO[bytes], stdout: IO[bytes] | None = None
+) -> Iterator[Child]:
+    """A program that is ended with all that it started. Raises TrialError(CRASH) where it can't start."""
     with contextlib.ExitStack() as stack:
-        stderr = stack.enter_context(tempfile.TemporaryFile())
         try:
-            child = stack.enter_context(_KEEPER.child(request | {"command": list(command)}, stderr, START_S))
+            child = stack.enter_context(_KEEPER.child({**request, "command": list(command)}, stderr, START_S, stdout))
         except NotStartedError as error:
             raise TrialError(Reason.CRASH, f"{command[0]} can't be run: {error}") from None
         stack.enter_context(adopted(child.pid))
-        yield Conversation(child, stderr, timeout_s)
+        yield child
 
 
 @dataclass(frozen=True)
@@ -328,12 +336,6 @@ def service(command: Sequence[str], environment: Mapping[str, str], folder: Path
     """Starts a server in `folder`, ended with all that it started. Raises TrialError(CRASH) where it can't start."""
     variables = {**os.environ, "TMPDIR": str(folder), **environment}
     request = request_of(variables, str(folder), None, (MAX_FILE, MAX_FOLDER), reserves=True, watch_s=WATCH_S)
-    request |= {"command": list(command), "network": True}
-    with contextlib.ExitStack() as stack:
-        output = stack.enter_context(tempfile.TemporaryFile())
-        try:
-            child = stack.enter_context(_KEEPER.child(request, output, START_S, stdout=output))
-        except NotStartedError as error:
-            raise TrialError(Reason.CRASH, f"{command[0]} can't be run: {error}") from None
-        stack.enter_context(adopted(child.pid))
+    request["network"] = True
+    with tempfile.TemporaryFile() as output, _started(command, request, output, output) as child:
         yield Service(child, output)

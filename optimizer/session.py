@@ -63,6 +63,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             screen.on_start(setup.recipe, environment)
             for text in (*setup.warnings, *setup.made.warnings):
                 screen.warn(text)
+            _tell_news(setup, screen)
             for trial in journal.recorded:
                 screen.recall(trial)
             played = setup.made.clock is not None
@@ -78,8 +79,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
                         setup.recipe, strategy, bench, setup.budget, journal.recorded, (journal, screen)
                     ):
                         trials.append(trial)  # what came before an interrupt must stay
-                        for text in setup.news():
-                            screen.warn(text)
+                        _tell_news(setup, screen)
                         if tracker is not None:
                             tracker.revive()
                 except KeyboardInterrupt:
@@ -94,6 +94,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             trials.clear()  # the study is read from its journal below: one copy in memory is enough
         finally:
             screen.stop()
+            _tell_news(setup, screen)
             flush_s = time.perf_counter()
             status = _flushed(tracker, setup, screen)
     return Outcome(read(setup.journal), status, time.perf_counter() - flush_s)
@@ -103,6 +104,11 @@ def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal
     if resume:
         return Journal.resume(setup.journal, setup.recipe, environment)
     return Journal.create(setup.journal, setup.study, setup.recipe, environment, setup.settings)
+
+
+def _tell_news(setup: Setup, screen: Screen) -> None:
+    for text in setup.news():
+        screen.warn(text)
 
 
 def _meter(setup: Setup, device: Device, clock: Clock) -> Meter:

@@ -23,7 +23,7 @@ def quantity(metric: str, value: float) -> str:
         case "1" | None:
             return f"{value:.4g}"
         case _:
-            size, prefix = next(((s, p) for s, p in _SI if abs(value) >= s), (1.0, ""))
+            size, prefix = _unit(value, _SI)
             return f"{value / size:.3g} {prefix}{unit}" if unit != "1/s" else f"{value:.3g} /s"
 
 

@@ -1,12 +1,13 @@
 """What was tried and what came of it. Values only: nothing here runs, reads or writes."""
 
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from itertools import accumulate, chain
 from statistics import median
+from typing import TypeVar
 
 from optimizer.space import Point, digest
 
@@ -128,6 +129,19 @@ class TrialError(Exception):
         self.reason = reason
         self.log = log
         self.again = again
+
+
+T = TypeVar("T")
+
+
+def once_more(work: Callable[[], T]) -> T:
+    """What `work` gives, tried a second time where somebody else ended the first. Raises TrialError as it does."""
+    try:
+        return work()
+    except TrialError as error:
+        if not error.again:
+            raise
+    return work()
 
 
 @dataclass(frozen=True, slots=True)

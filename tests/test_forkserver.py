@@ -22,7 +22,7 @@ def status_of(server: ForkServer, command: list[str], folder: Path) -> int:
         tempfile.TemporaryFile() as output,
         server.child(request | {"command": command}, output, 20.0, stdout=output) as child,
     ):
-        return child.wait(20.0)
+        return child.ended(20.0).status
 
 
 def test_a_server_that_is_killed_while_it_starts_is_started_again(tmp_path: Path) -> None:

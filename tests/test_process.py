@@ -142,7 +142,7 @@ def _gone(pid: int) -> None:
 def test_a_program_that_died_between_two_questions(tmp_path: Path) -> None:
     with talk("print('{}', flush=True)", tmp_path) as program:
         program.answer()
-        program._process.wait()
+        program._process.ended()
         with pytest.raises(TrialError) as caught:
             program.ask("run 1")
     assert caught.value.reason is Reason.CRASH

@@ -19,6 +19,7 @@ from typing import IO, Any, Self
 import psutil
 
 from optimizer.keeper import descendants
+from optimizer.readers.store import runs_of
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
@@ -150,7 +151,7 @@ class Chaos:
         assert self._search is None or self._search.returncode in (0, -signal.SIGKILL), self._said()
         self.starts += 1
         self._search = subprocess.Popen(
-            [*PROGRAM, "search", *words], cwd=self.folder, env=_environment(), stdout=self._log, stderr=self._log
+            [*PROGRAM, "search", *words], cwd=self.folder, env=environment(), stdout=self._log, stderr=self._log
         )
 
     def _begun(self) -> bool:
@@ -176,7 +177,7 @@ class Chaos:
 
     def _command(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*PROGRAM, *words], cwd=self.folder, env=_environment(), capture_output=True, text=True, check=False
+            [*PROGRAM, *words], cwd=self.folder, env=environment(), capture_output=True, text=True, check=False
         )
 
     def _said(self) -> str:
@@ -242,7 +243,7 @@ def _on_sqlite(folder: Path) -> Sequence[str]:
     return ("--backend-store-uri", database, "--default-artifact-root", artifacts)
 
 
-def _environment() -> Mapping[str, str]:
+def environment() -> Mapping[str, str]:
     return {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 
 
@@ -308,12 +309,7 @@ def in_mlflow(uri: str, trials: Sequence[Mapping[str, Any]]) -> int:
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("chaos")
     assert experiment is not None
-    runs, token = [], None
-    while True:
-        page = client.search_runs([experiment.experiment_id], max_results=500, page_token=token)
-        runs += list(page)
-        if not (token := page.token):
-            break
+    runs = list(runs_of(client, experiment.experiment_id, ""))
     copies = [r for r in runs if "mlflow.parentRunId" in r.data.tags]
     assert len(runs) == len(copies) + 1
     assert {r.data.tags["mlflow.parentRunId"] for r in copies} == {

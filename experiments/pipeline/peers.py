@@ -27,7 +27,7 @@ from optimizer.device import cpu_model, physical_cores
 from optimizer.journal import Study, read
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Point
-from optimizer.targets.native import NativeTarget
+from optimizer.targets.native import SUPPORT_FLAGS, NativeTarget
 from optimizer.trial import Trial
 
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def asked_of(setup: Setup, budget_s: float, seed: int, folder: Path, *extra: str
     objects = []
     for source in target.support:
         objects.append(str(folder / f"{source.stem}.o"))
-        command = [compiler.path, "-O2", "-std=c++17", "-fopenmp", *extra, f"-I{kernels_dir()}", "-c", str(source)]
+        command = [compiler.path, *SUPPORT_FLAGS, *extra, f"-I{kernels_dir()}", "-c", str(source)]
         subprocess.run([*command, "-o", objects[-1]], check=True)
     return {
         "source": str(target.source),

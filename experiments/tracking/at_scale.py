@@ -1,16 +1,14 @@
 """Is every trial in MLflow exactly once when its server was down for half of them?"""
 
 import json
-import os
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chaos import CHECKOUT, Server
+from chaos import PROGRAM, Server, environment
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from postgres import Cluster
@@ -22,7 +20,6 @@ from optimizer.readers.store import PAGE, runs_of
 from optimizer.trial import Failed, Trial
 
 STUDY = "scale"
-PROGRAM = (sys.executable, "-m", "optimizer")
 
 
 def run(folder: Path, cluster: Cluster, trials: int, build_s: float) -> dict[str, Any]:
@@ -86,7 +83,7 @@ def _search(folder: Path, uri: str, trials: int, *words: str) -> Iterator["subpr
     words = (*words, f"study={STUDY}", f"budget.trials={trials}", f"tracking.uri={uri}")
     with (folder / "search.log").open("ab") as log:
         search = subprocess.Popen(
-            [*PROGRAM, "search", *words], cwd=folder, env=_environment(), stdout=log, stderr=log, start_new_session=True
+            [*PROGRAM, "search", *words], cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
         )
     try:
         yield search
@@ -115,7 +112,7 @@ def _sent(folder: Path) -> int:
 def _tracked(folder: Path, uri: str) -> float:
     start_s = time.monotonic()
     words = [*PROGRAM, "track", STUDY, f"tracking.uri={uri}"]
-    done = subprocess.run(words, cwd=folder, env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(words, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return time.monotonic() - start_s
 
@@ -124,10 +121,6 @@ def _healthy(server: Server) -> None:
     """Its port is open before it can answer."""
     server.ready()
     MlflowClient(server.uri).search_experiments(max_results=1)
-
-
-def _environment() -> Mapping[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 
 
 def _journal(folder: Path) -> Path:

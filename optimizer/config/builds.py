@@ -4,12 +4,12 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from optimizer.config.made import Builds
+from optimizer.config.native import version_of
 from optimizer.device import cpu_model
 from optimizer.errors import ConfigError
 from optimizer.objective import Goal
@@ -22,7 +22,6 @@ READ_BY_COMPILERS = (
     "NVCC_PREPEND_FLAGS", "NVCC_APPEND_FLAGS", "SOURCE_DATE_EPOCH",
 )  # fmt: skip
 """Variables that change what a compiler makes of the same words."""
-TOOL_S = 20.0
 
 
 def builds_of(node: Mapping[str, Any], folder: Path, goal: Goal) -> tuple[Builds, list[str]]:
@@ -52,7 +51,7 @@ def made_on() -> str:
     """What decides how a build turns out here and how long it takes, besides its sources, words and compiler: the
     processor with its instructions (which is what -march=native stands for), the C library, the assembler and linker,
     and variables that compilers read."""
-    tools = [_first_line(name) for name in ("as", "ld")]
+    tools = [version_of(path) if (path := shutil.which(name)) else "" for name in ("as", "ld")]
     variables = {name: os.environ[name] for name in READ_BY_COMPILERS if name in os.environ}
     return digest(
         [platform.machine(), cpu_model(), _instructions(), platform.libc_ver(), os.cpu_count(), tools, variables]
@@ -66,13 +65,3 @@ def _instructions() -> list[str]:
         return []
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", text, re.MULTILINE)
     return sorted(found.group(1).split()) if found else []
-
-
-def _first_line(tool: str) -> str:
-    if (path := shutil.which(tool)) is None:
-        return ""
-    try:
-        done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=TOOL_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.partition("\n")[0].strip()

@@ -83,13 +83,17 @@ def setup_of(composed: Composed, today: date) -> Setup:
     goal = goal_of(tree["objective"])
     builds, told = builds_of(tree["build_cache"], (studies_dir / study / "build").resolve(), goal)
     space = space_of(tree["space"], composed.domains) if _has_knobs(tree["space"]) else None
-    cluster, workers, ahead = None, 0, _whole(tree, "ahead", 1)
+    ahead = _whole(tree, "ahead", 1)
+    executor: Callable[[], Executor]
+    news: Callable[[], Sequence[str]]
     if _executor_name(tree["executor"]) == "ray":
         cluster = cluster_of(tree, space, plan, goal, builds.folder)
         made = made_by(cluster, str(tree["device"]))
+        executor, news = (lambda: cluster.executor(ahead)), (lambda: (*builds.news(), *cluster.news()))
     else:
         workers = _workers(tree["executor"])
         made = made_target(composed, space, plan, builds)
+        executor, news = (lambda: LocalExecutor(workers)), builds.news
     feasible = Feasible(made.space)
     budget = _filled(Budget, tree["budget"], "budget")
     _check_budget(budget)
@@ -118,8 +122,8 @@ def setup_of(composed: Composed, today: date) -> Setup:
         tracking=Tracking(tree["tracking"]["name"], uri, tree["tracking"]["experiment"] or tree["target"]["name"]),
         studies_dir=studies_dir,
         study=study,
-        executor=(lambda: LocalExecutor(workers)) if cluster is None else lambda: cluster.executor(ahead),
-        news=builds.news if cluster is None else lambda: (*builds.news(), *cluster.news()),
+        executor=executor,
+        news=news,
         settings=Settings(composed.words, composed.choices, composed.spaces, tree["target"]),
         prior=prior,
         builds=builds,

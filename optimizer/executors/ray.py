@@ -71,7 +71,7 @@ class Cluster:
         self.first = self._pinned(found)
         self.hosts = self._alike(found)
         self._make = builds(self.first)
-        pool = Hosts(self.hosts, lambda: self._alike(self._found()), settings.wait_s, self._news.put)
+        pool = Hosts(self.hosts, self._again, settings.wait_s, self._news.put)
         slots = [Slot(pool, settings.retries) for _ in self.hosts]
         self.seats = [(RemoteTarget(s, self.first, self), RemoteDevice(s, self.first)) for s in slots]
         resources = {settings.build_on: 1e-3} if settings.build_on else {}
@@ -154,6 +154,12 @@ class Cluster:
         if losses:
             artifact = replace(artifact, facts={**artifact.facts, "builds_lost": float(losses)})
         return artifact, delivered.build_s
+
+    def _again(self) -> list[Host]:
+        """Machines that came, or whose measurer is gone; they are cleared at the end like the first."""
+        found = self._alike(self._found())
+        self.hosts += found
+        return found
 
     def _keep(self, key: str, kept: tuple[str, Any]) -> None:
         with self._lock:

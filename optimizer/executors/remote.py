@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import ray
 
+from optimizer.device import Telemetry
 from optimizer.errors import ConfigError
 from optimizer.executors.machine import Missing, Refused
 from optimizer.executors.site import Told
@@ -162,17 +163,12 @@ class RemoteDevice:
             self.slot.leave()
 
     @contextmanager
-    def watch(self, pid: int | None) -> Iterator["Unwatched"]:
+    def watch(self, pid: int | None) -> Iterator[Telemetry]:
         """The machine's own meter watches its device."""
-        yield Unwatched()
+        yield Telemetry()
 
     def describe(self) -> Environment:
         return self.told.environment
-
-
-@dataclass(frozen=True)
-class Unwatched:
-    samples: Samples = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

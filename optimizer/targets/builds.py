@@ -5,14 +5,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
 from weakref import WeakValueDictionary
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError
 from optimizer.space import EffectKind, Point, Space
 from optimizer.targets.cache import BuildCache
 from optimizer.trial import Artifact
@@ -138,15 +138,11 @@ def recorded(path: Path) -> dict[str, Any] | None:
         record = json.loads(path.read_text(encoding="utf-8"))
         record["command"], record["arguments"] = tuple(record["command"]), tuple(record["arguments"])
         return record if Path(record["path"]).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *MALFORMED):
         return None
 
 
 def moved(scratch: Path, place: Path) -> None:
     """Puts a finished build where it belongs; another process that was faster made the same."""
-    whole = scratch.with_name(scratch.name + "-whole")
-    shutil.copytree(scratch, whole)
-    try:
-        whole.rename(place)
-    except OSError:
-        shutil.rmtree(whole)
+    with suppress(OSError):
+        scratch.rename(place)

@@ -19,7 +19,8 @@ from queue import Empty, SimpleQueue
 
 from filelock import FileLock, Timeout
 
-from optimizer.errors import ConfigError
+from optimizer.errors import MALFORMED, ConfigError
+from optimizer.files import names_folder
 from optimizer.space import Json
 
 MARK = "optimizer-build 1"
@@ -28,7 +29,6 @@ SUFFIX = ".build"
 LEFT_SHARE = 0.9  # of the limit, after an eviction: not every build is to evict
 LOOK_SHARE = 0.05  # of the limit, written by this process before it looks again at how much is there
 STALE_S = 3600.0  # after which a file that was never renamed belongs to a process that is gone
-NAME_DIGITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class BuildCache:
             return None
         try:
             record, files = _unpacked(content, path.stem)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except MALFORMED as error:
             self._tell(f"The build cache's entry {path} is damaged ({error}); it is built anew.")
             with contextlib.suppress(OSError):
                 path.unlink()
@@ -132,7 +132,7 @@ class BuildCache:
         return told
 
     def contents(self) -> Contents:
-        entries = self._entries()
+        entries = list(_listed(self.folder))
         used = [s for s, _, _ in entries]
         return Contents(
             len(entries), sum(size for _, size, _ in entries), min(used, default=None), max(used, default=None)
@@ -140,7 +140,7 @@ class BuildCache:
 
     def prune(self, max_bytes: int) -> int:
         """Removes what was not used for the longest time until at most so much is left; how many entries went."""
-        entries = sorted(self._entries())
+        entries = sorted(_listed(self.folder))
         left, gone = sum(size for _, size, _ in entries), 0
         for _, size, path in entries:
             if left <= max_bytes:
@@ -168,10 +168,6 @@ class BuildCache:
         with contextlib.suppress(Timeout), FileLock(self.folder / "evict.lock", blocking=False, mode=0o660):
             self.prune(int(LEFT_SHARE * self.max_bytes))
 
-    def _entries(self) -> list[tuple[float, int, Path]]:
-        """When last used, size and place of every entry."""
-        return list(_listed(self.folder))
-
     def _path(self, key: str) -> Path:
         name = hashlib.sha256(f"{self.made_on}\n{key}".encode()).hexdigest()
         return self.folder / name[:2] / f"{name}{SUFFIX}"
@@ -181,6 +177,7 @@ class BuildCache:
 
 
 def _listed(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """When last used, size and place of every entry."""
     for shelf in folder.iterdir():
         if len(shelf.name) == 2 and shelf.is_dir():
             for path in shelf.glob(f"*{SUFFIX}"):
@@ -201,7 +198,7 @@ def _packed(name: str, record: Json, files: Sequence[Path]) -> bytes:
 
 
 def _unpacked(content: bytes, name: str) -> tuple[Json, dict[str, tuple[int, bytes]]]:
-    """The record, and each file's mode and bytes. Raises ValueError, KeyError or TypeError where it is not whole."""
+    """The record, and each file's mode and bytes. Raises one of MALFORMED where it is not whole."""
     first, _, body = content.partition(b"\n")
     if first != f"{MARK} {hashlib.sha256(body).hexdigest()}".encode():
         raise ValueError("its hash is not that of its content")
@@ -211,7 +208,7 @@ def _unpacked(content: bytes, name: str) -> tuple[Json, dict[str, tuple[int, byt
         raise ValueError("it is that of another build")
     files, start = {}, 0
     for file in told["files"]:
-        if Path(file["name"]).name != file["name"] or file["name"] in ("", ".", ".."):
+        if not names_folder(file["name"]):
             raise ValueError("it names a file outside its folder")
         end = start + int(file["bytes"])
         files[file["name"]] = (0o755 if file["runs"] else 0o644, blobs[start:end])

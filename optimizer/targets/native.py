@@ -28,7 +28,7 @@ from optimizer.targets.builds import CACHED, file_hash, kept_or_made, knob_varia
 from optimizer.targets.cache import BuildCache
 from optimizer.targets.sources import Closure, canonical, closure, include_folders
 from optimizer.targets.units import TIMES, Compiler, Launcher, Units, compiled
-from optimizer.trial import Artifact, Check, Reason, Samples, TrialError
+from optimizer.trial import Artifact, Check, Reason, Samples, TrialError, once_more
 
 SUPPORT_FLAGS = ("-O2", "-std=c++17", "-fopenmp")
 BASE_FLAGS = ("-std=c++17", "-fopenmp", "-O3")  # -O3 is what people use; a knob's -O comes later and wins
@@ -156,16 +156,14 @@ class NativeTarget:
         """What the compiler said and how long it took; the program lies in `scratch`. Of several units the time is
         that of one after the other and the link, whenever and beside whatever each was compiled."""
         if not self.more:
-            done = self._ran(self._command(point, words), scratch)
+            done = self.ran(self._command(point, words), scratch)
             return done.output, dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
         compiler = self.compiler(point)
         units = self._units(None if self.times_count else self.launcher)
         objects = list(
-            self._pool.map(
-                lambda s: units.object(compiler, s, self._read_by(s), words, fresh=fresh), (self.source, *self.more)
-            )
+            self._pool.map(lambda s: units.object(compiler, s, self._read_by(s), words, fresh=fresh), self.sources)
         )
-        done = self._ran(self.linking(point, [*words, *(o.path for o in objects)]), scratch)
+        done = self.ran(self.linking(point, [*words, *(o.path for o in objects)]), scratch)
         link = dict(zip(TIMES, (done.wall_s, done.cpu_s), strict=True))
         told = {t: link[t] + sum(o.facts[t] for o in objects) for t in TIMES if all(t in o.facts for o in objects)}
         kept = sum(CACHED in o.facts for o in objects)
@@ -182,7 +180,8 @@ class NativeTarget:
         ):
             yield NativeRunner(program, program.answer())
 
-    def _ran(self, command: Sequence[str], scratch: Path) -> Done:
+    def ran(self, command: Sequence[str], scratch: Path) -> Done:
+        """A compiler that did its work, within the limits of a build. Raises TrialError: COMPILE, TIMEOUT, MEMORY."""
         return compiled(command, self.limits.timeout_s, scratch, self.limits.memory_bytes)
 
     def compiler(self, point: Point) -> Compiler:
@@ -204,7 +203,7 @@ class NativeTarget:
     @cached_property
     def _reads(self) -> Mapping[Path, Closure]:
         folders = [self.include, *include_folders(self.flags)]
-        return {source: closure([source], folders) for source in (self.source, *self.more, *self.support)}
+        return {source: closure([source], folders) for source in (*self.sources, *self.support)}
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path, self.include)
@@ -235,12 +234,11 @@ class NativeTarget:
     def _support_path(self, compiler: Compiler, source: Path) -> Path:
         return self._units(None).place(compiler, source, self._read_by(source), SUPPORT_FLAGS)
 
-    def _support_object(self, compiler: Compiler, source: Path, attempts: int = 2) -> None:
+    def _support_object(self, compiler: Compiler, source: Path) -> None:
+        read = self._read_by(source)
         try:
-            self._units(self.launcher).object(compiler, source, self._read_by(source), SUPPORT_FLAGS)
+            once_more(lambda: self._units(self.launcher).object(compiler, source, read, SUPPORT_FLAGS))
         except TrialError as error:
-            if error.again and attempts > 1:
-                return self._support_object(compiler, source, attempts - 1)
             raise ConfigError(
                 f"{compiler.name} can't compile {source.name}, which every trial needs; `optimizer doctor` shows "
                 f"the compilers of this machine.\n{error.log}"

@@ -19,7 +19,6 @@ from optimizer.targets.cuda.compile import FRONTEND, PTXAS, phase_rows
 from optimizer.targets.cuda.target import CudaTarget
 from optimizer.targets.native import NativeTarget
 from optimizer.targets.torch.target import TorchTarget
-from optimizer.targets.units import compiled
 from optimizer.trial import TrialError
 
 MOST = 6  # parts that are named
@@ -99,14 +98,14 @@ def native_profiles(target: NativeTarget, point: Point) -> list[BuildProfile]:
         for source in target.sources:
             output = folder / f"{source.stem}.o"
             command = (compiler.path, *words, f"-I{target.include}", "-c", str(source), "-o", str(output))
-            done = compiled((*command, flag), target.limits.timeout_s, folder)
+            done = target.ran((*command, flag), folder)
             objects.append(str(output))
             if clang:
                 found.append(clang_profile(json.loads(output.with_suffix(".json").read_text("utf-8")), source, command))
             else:
                 headers_s = _headers_s(target, source, (compiler.path, *words), folder)
                 found.append(gxx_profile(done.output, headers_s, source, command))
-        done = compiled(target.linking(point, [*words, *objects]), target.limits.timeout_s, folder)
+        done = target.ran(target.linking(point, [*words, *objects]), folder)
         found.append(BuildProfile("link", compiler.name, (), (Part("link", done.cpu_s),)))
     return found
 
@@ -119,7 +118,7 @@ def _headers_s(target: NativeTarget, source: Path, words: Sequence[str], folder:
     unit.write_text("\n".join(line for line in lines if "\\" not in line) + "\n", encoding="utf-8")
     command = (*words, f"-I{target.include}", f"-I{source.parent}", "-fsyntax-only", str(unit))
     try:
-        return compiled(command, target.limits.timeout_s, folder).cpu_s
+        return target.ran(command, folder).cpu_s
     except TrialError:
         return None
 
