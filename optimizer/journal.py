@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from sys import intern
 from types import TracebackType
@@ -66,7 +67,12 @@ class Study:
     @property
     def best(self) -> Trial | None:
         """The best feasible trial as measured in the search, confirmed or not."""
-        return self.recipe.goal.best(self.trials, self.baseline) if self.baseline else None
+        return self.ranked[0] if self.ranked else None
+
+    @cached_property
+    def ranked(self) -> list[Trial]:
+        """The feasible trials, best first."""
+        return self.recipe.goal.ranked(self.trials, self.baseline) if self.baseline else []
 
     @property
     def winner(self) -> Trial | None:

@@ -73,3 +73,9 @@ def changes(point: Point, baseline: Mapping[str, Value]) -> str:
     condition no longer holds follow from the others and are not named."""
     changed = [f"{n}={value_text(v)}" for n, v in point.items() if n not in baseline or baseline[n] != v]
     return " ".join(changed) or "the baseline"
+
+
+def first_words(log: str) -> str:
+    """The telling line of a log: the first that speaks of an error, else the first that is no command."""
+    lines = [s for line in log.splitlines() if (s := line.strip()) and not s.startswith("$ ")]
+    return next((s for s in lines if "error" in s.lower()), lines[0] if lines else "")[:120]

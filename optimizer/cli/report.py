@@ -11,11 +11,10 @@ from optimizer.cli.studies import settings_of
 from optimizer.errors import ConfigError
 from optimizer.files import write_whole
 from optimizer.journal import Study
-from optimizer.report.markdown import markdown
-from optimizer.report.overview import Overview, document, overview
-from optimizer.report.overview_markdown import findings_markdown, overview_markdown
+from optimizer.report.overview import document, overview
+from optimizer.report.overview_markdown import overview_markdown, study_markdown
 from optimizer.report.page.page import page
-from optimizer.report.page.trials import Runs
+from optimizer.report.page.runs import Runs
 
 LISTED = 10
 SETTINGS = ("studies_dir", "tracking.uri", "metric", "direction")
@@ -32,7 +31,7 @@ def command(words: Sequence[str], out: Path | None, html: Path | None, *, as_jso
     studies = _named(list({s.id or s.name: s for f in found for s in f.studies}.values()))
     title = studies[0].name if len(studies) == 1 else " and ".join(Path(f.word).name or f.word for f in found)
     seen = overview(studies, title)
-    text = _single(studies[0], seen) if len(studies) == 1 else overview_markdown(seen)
+    text = study_markdown(studies[0], seen) if len(studies) == 1 else overview_markdown(seen)
     told = json.dumps(document(seen), ensure_ascii=False, allow_nan=False)
     folder = out or _folder(names, studies, settings, title)
     where = html or folder / "report.html"
@@ -46,11 +45,6 @@ def command(words: Sequence[str], out: Path | None, html: Path | None, *, as_jso
 
 def _by_name(studies: Sequence[Study], runs: Mapping[str, Runs]) -> dict[str, Runs]:
     return {s.name: runs[s.id or s.name] for s in studies if (s.id or s.name) in runs}
-
-
-def _single(study: Study, seen: Overview) -> str:
-    more = findings_markdown(seen)
-    return markdown(study, seen.importance.get(study.name, {})) + (f"\n{more}\n" if more else "")
 
 
 def _named(studies: Sequence[Study]) -> list[Study]:

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
-from optimizer.listeners.pages import experiment_address
-from optimizer.listeners.tracker import read_status
+from optimizer.listeners.tracker import patience, read_status
 from optimizer.readers.ingest import JOURNAL, Taken, files_of, taken
 from optimizer.readers.mlflow import experiment
-from optimizer.readers.store import StoreError, sqlite_path
-from optimizer.report.page.trials import Runs
+from optimizer.readers.store import StoreError, experiment_address, sqlite_path
+from optimizer.report.page.runs import Runs
 
 MLFLOW = "mlflow:"
 
@@ -81,6 +80,7 @@ def _experiment(word: str, settings: Mapping[str, str]) -> Found:
     uri = settings.get("tracking.uri") or default_uri(Path(settings.get("studies_dir", "studies")).resolve())
     if (database := sqlite_path(uri)) is not None and not database.is_file():
         raise ConfigError(f"There is no study {word}, and no MLflow store at {database} that could have it.")
+    patience()
     try:
         found = experiment(uri, word.removeprefix(MLFLOW), settings.get("metric"), settings.get("direction"))
     except StoreError as error:

@@ -15,7 +15,6 @@ from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
 from optimizer.listeners.mlflow import send
-from optimizer.listeners.pages import pages
 from optimizer.listeners.tracker import Status, patience, sending, write_status
 from optimizer.readers.store import StoreError, sqlite_path
 
@@ -57,6 +56,8 @@ def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
     experiment = settings.get("tracking.experiment") or study.recipe.target.name
     from rich.console import Console
     from rich.progress import Progress
+
+    from optimizer.listeners.pages import pages
 
     with Progress(console=Console(stderr=True), transient=True) as progress, store_reached(uri), sending(path):
         task = progress.add_task("sending", total=len(study.trials))

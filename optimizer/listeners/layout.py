@@ -12,7 +12,7 @@ from optimizer.journal import Study
 from optimizer.metrics import METRICS
 from optimizer.objective import Direction
 from optimizer.readers.store import DERIVED, ERROR_TAG, MORE_TAG, OBJECTIVE
-from optimizer.report.study_sections import first_words
+from optimizer.text import first_words
 from optimizer.trial import Failed, Trial, samples_of
 
 MOST = 20  # metrics of a run: each costs the table a column and the store a row

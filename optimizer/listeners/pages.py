@@ -4,13 +4,11 @@ from collections.abc import Mapping
 
 from optimizer.journal import Study
 from optimizer.listeners.mlflow import StudyCopy
-from optimizer.report.markdown import markdown
+from optimizer.readers.store import experiment_address
 from optimizer.report.overview import overview
+from optimizer.report.overview_markdown import study_markdown
 from optimizer.report.page.page import page
-from optimizer.report.page.trials import Runs
-
-OWN_UI = "http://127.0.0.1:5000"
-"""Where `optimizer ui` answers by default."""
+from optimizer.report.page.runs import Runs
 
 
 def pages(study: Study, copy: StudyCopy) -> Mapping[str, str]:
@@ -21,11 +19,5 @@ def pages(study: Study, copy: StudyCopy) -> Mapping[str, str]:
     runs = Runs(experiment_address(copy.uri, copy.experiment_id), copy.parent, copy.runs)
     return {
         "report.html": page(found, [study], {study.name: runs}).decode(),
-        "report.md": markdown(study, found.importance.get(study.name, {})),
+        "report.md": study_markdown(study, found),
     }
-
-
-def experiment_address(uri: str, experiment_id: str) -> str:
-    """In the UI: a server's own; of a file, that of `optimizer ui`."""
-    base = uri.rstrip("/") if uri.startswith(("http://", "https://")) else OWN_UI
-    return f"{base}/#/experiments/{experiment_id}"

@@ -180,7 +180,12 @@ def kept(files: Sequence[Path], studies_dir: Path, device: str = "") -> Iterator
         yield replace(one, study=study)
 
 
+def is_recorded(study: Study) -> bool:
+    """Whether nobody searched: the trials were recorded elsewhere."""
+    return study.recipe.strategy.name == RECORDED
+
+
 def source_of(study: Study) -> Mapping[str, Json]:
     """Where an ingested study is from; empty for one that was searched."""
-    source = study.recipe.target.options.get("source") if study.recipe.strategy.name == RECORDED else None
+    source = study.recipe.target.options.get("source") if is_recorded(study) else None
     return source if isinstance(source, Mapping) else {}

@@ -18,6 +18,7 @@ from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read_apart
 from optimizer.metrics import METRICS, better
 from optimizer.objective import Goal, Objective, direction_of
+from optimizer.readers.benchmark import value_of
 from optimizer.readers.ingest import RECORDED
 from optimizer.readers.recording import space_of
 from optimizer.readers.store import (
@@ -82,11 +83,11 @@ def experiment(uri: str, name: str, metric: str | None, direction: str | None) -
 
 
 def _named(client: "MlflowClient", uri: str, name: str) -> tuple[str, str]:
-    for known in client.search_experiments():
-        if name in (known.name, known.experiment_id):
-            return str(known.experiment_id), str(known.name)
-    names = [e.name for e in client.search_experiments()]
-    raise ConfigError(f"There is no MLflow experiment {name} in {uri}.{nearest(name, names)}")
+    every = client.search_experiments()  # the first page of them
+    found = client.get_experiment_by_name(name) or next((e for e in every if e.experiment_id == name), None)
+    if found is None or found.lifecycle_stage != "active":
+        raise ConfigError(f"There is no MLflow experiment {name} in {uri}.{nearest(name, [e.name for e in every])}")
+    return str(found.experiment_id), str(found.name)
 
 
 # --- our own
@@ -180,12 +181,7 @@ def _foreign_trial(run: "Run", number: int, names: Sequence[str]) -> Trial:
 
 
 def _read_value(text: str) -> Value:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return {"true": True, "false": False}.get(text.lower(), text)
+    return {"true": True, "false": False}.get(text.lower(), value_of(text))
 
 
 def _objective(title: str, runs: Sequence["Run"], metric: str | None, direction: str | None) -> Objective:

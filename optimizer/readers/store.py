@@ -19,6 +19,8 @@ TAILS = ("p95", "p99")
 MORE_TAG, ERROR_TAG, BEST_TAG = "metrics.more", "error", "best"
 STUDY_FILE = "study.jsonl"
 """The artifact of a study's run that tells what runs don't: a journal without its trials."""
+OWN_UI = "http://127.0.0.1:5000"
+"""Where `optimizer ui` answers by default."""
 
 
 class StoreError(Exception):
@@ -52,3 +54,9 @@ def runs_of(client: "MlflowClient", experiment_id: str, filter_string: str) -> "
         token = page.token
         if not token:
             return
+
+
+def experiment_address(uri: str, experiment_id: str) -> str:
+    """In the UI: a server's own; of a file, that of `optimizer ui`."""
+    base = uri.rstrip("/") if uri.startswith(("http://", "https://")) else OWN_UI
+    return f"{base}/#/experiments/{experiment_id}"

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 
 from optimizer.journal import Study
-from optimizer.readers.ingest import RECORDED
+from optimizer.readers.ingest import is_recorded
 from optimizer.report.data import links, measured, typical_values, varied
 from optimizer.report.finding import Finding, Test, interval
 from optimizer.report.resampling import ratio_of_medians
@@ -24,7 +24,7 @@ SAME = 1e-9
 
 def cold_loads(study: Study) -> list[Trial]:
     """None in a search: there every trial loads in a process of its own."""
-    if study.recipe.strategy.name != RECORDED:
+    if not is_recorded(study):
         return []
     found = measured(study, "load_s")
     if len(found) < FEWEST:

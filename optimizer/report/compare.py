@@ -11,7 +11,7 @@ from optimizer.errors import ConfigError
 from optimizer.journal import Study
 from optimizer.metrics import better
 from optimizer.objective import Direction
-from optimizer.readers.ingest import RECORDED
+from optimizer.readers.ingest import is_recorded
 from optimizer.recipe import Environment, differences, environment_from
 from optimizer.report.data import collection, readings_of, told, typical_values, work_knobs, work_of
 from optimizer.report.resampling import Interval, ratio_of_means, ratio_of_medians
@@ -93,7 +93,7 @@ def side_of(name: str, studies: Sequence[Study]) -> Side:
     first = studies[0]
     facts: dict[str, Json] = {}
     for study in studies:
-        facts |= dict(study.recipe.target.options.get("facts") or {}) if _recorded(study) else {}
+        facts |= dict(study.recipe.target.options.get("facts") or {}) if is_recorded(study) else {}
     objective = first.recipe.goal.first
     prints = {work_of(s): _fingerprint(s) for s in studies}
     doubts = tuple(f.statement for f in spoils(collection(studies)) if f.kind in DOUBTS)
@@ -101,13 +101,9 @@ def side_of(name: str, studies: Sequence[Study]) -> Side:
     return Side(name, tuple(rows), tuple(leaders), prints, objective.metric, objective.direction, place, facts, doubts)
 
 
-def _recorded(study: Study) -> bool:
-    return study.recipe.strategy.name == RECORDED
-
-
 def _fingerprint(study: Study) -> Json:
     """What must agree for two studies to have run the same work: of a search, all of its target."""
-    return {"work": work_of(study)} if _recorded(study) else dict(study.recipe.target.options)
+    return {"work": work_of(study)} if is_recorded(study) else dict(study.recipe.target.options)
 
 
 def _row(study: Study, trial: Trial) -> Row:

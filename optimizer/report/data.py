@@ -11,7 +11,7 @@ from statistics import fmean, median, stdev
 
 from optimizer.journal import Study
 from optimizer.metrics import METRICS
-from optimizer.readers.ingest import RECORDED, source_of
+from optimizer.readers.ingest import is_recorded, source_of
 from optimizer.space import Json
 from optimizer.stats import quantile
 from optimizer.targets.replay import READINGS
@@ -112,7 +112,7 @@ def _samples(trial: Trial) -> Samples:
 def is_copy(study: Study, original: Study) -> bool:
     """Whether a file's measurements are all in another: the same points, and the same numbers, to the rounding of a
     table where both state the same time of measuring, else exactly."""
-    if not study.recipe.strategy.name == original.recipe.strategy.name == RECORDED:
+    if not (is_recorded(study) and is_recorded(original)):
         return False
     theirs = {t.point.key: t for t in original.trials}
     mine = [t for t in study.trials if isinstance(t.outcome, Measured)]

@@ -31,5 +31,9 @@ class Finding:
     about: Mapping[str, str] = field(default_factory=dict)
 
 
+def figure_text(value: Figure) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def interval(name: str, found: Interval) -> dict[str, Figure]:
     return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from optimizer.journal import Study
-from optimizer.readers.ingest import RECORDED, source_of
+from optimizer.readers.ingest import is_recorded, source_of
 from optimizer.report.advice import Advice, advice
 from optimizer.report.data import (
     Collection,
@@ -85,7 +85,7 @@ def overview(studies: Sequence[Study], title: str) -> Overview:
         found,
         spoilt,
         tuple(given),
-        {s.name: shares for s in data.studies if s.recipe.strategy.name != RECORDED and (shares := shares_of(s))},
+        {s.name: shares for s in data.studies if not is_recorded(s) and (shares := shares_of(s))},
     )
 
 

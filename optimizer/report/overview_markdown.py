@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from optimizer.journal import Study
 from optimizer.report.advice import Advice
-from optimizer.report.finding import Figure, Finding
-from optimizer.report.markdown import section_markdown
+from optimizer.report.finding import Finding, figure_text
+from optimizer.report.markdown import markdown, section_markdown
 from optimizer.report.overview import Overview
 from optimizer.report.overview_sections import ABOUT_SETS, data_section, performance_section, shown, sources_section
 
@@ -25,6 +26,12 @@ def overview_markdown(found: Overview) -> str:
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
+def study_markdown(study: Study, found: Overview) -> str:
+    """The report of a single study, with what its overview says besides."""
+    more = findings_markdown(found)
+    return markdown(study, found.importance.get(study.name, {})) + (f"\n{more}\n" if more else "")
+
+
 def findings_markdown(found: Overview) -> str:
     """The sections that a report of a single study gets beside its own; "" where there is nothing to say."""
     kept = {n: f for n, f in found.spoils.items() if f.kind not in ABOUT_SETS}
@@ -43,16 +50,12 @@ def _findings(title: str, found: Mapping[str, Finding], labels: Mapping[str, str
     for name, finding in found.items():
         held = {True: "holds", False: "does not hold", None: "counted"}[finding.test.holds]
         where = f" From {shown(finding.evidence, labels)}." if finding.evidence and any(labels.values()) else ""
-        figures = ", ".join(f"{k} {_figure(v)}" for k, v in finding.test.figures.items())
+        figures = ", ".join(f"{k} {figure_text(v)}" for k, v in finding.test.figures.items())
         lines.append(
             f"- **{name}** {finding.statement}{where}\n  *Test*: {finding.test.name}; "
             f"{held}{f' ({figures})' if figures else ''}."
         )
     return f"{title}\n\n" + "\n".join(lines) if lines else ""
-
-
-def _figure(value: Figure) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _advice(given: Sequence[Advice]) -> str:

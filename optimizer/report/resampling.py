@@ -101,7 +101,7 @@ def effect(values: Sequence[float], levels: Sequence[Any], seed: int = 0) -> Eff
     codes = np.array([names[str(level)] for level in levels])
     rng, times = np.random.default_rng(seed), resamples(len(array))
     ranked = ranks(array)
-    seen = epsilon_squared(ranked, codes, len(names))
+    seen = float(_shares([ranked[codes == c][None] for c in range(len(names))])[0])
     p = kruskal_wallis(array, codes, len(names))
     medians = [float(np.median(array[codes == c])) for c in range(len(names))]
     low, high = int(np.argmin(medians)), int(np.argmax(medians))
@@ -122,7 +122,8 @@ def effect(values: Sequence[float], levels: Sequence[Any], seed: int = 0) -> Eff
 
 
 def _shares(groups: Sequence[Floats]) -> Floats:
-    """epsilon_squared of many resamples at once; each group is (resamples, values)."""
+    """Epsilon squared of many resamples at once, each group (resamples, values): the share of the variance that lies
+    between the groups, less what chance gives; below 0 where it is less."""
     n, k = sum(g.shape[1] for g in groups), len(groups)
     sums = [g.sum(axis=1) for g in groups]
     level = np.sum(sums, axis=0) ** 2 / n
@@ -132,20 +133,6 @@ def _shares(groups: Sequence[Floats]) -> Floats:
         return np.zeros(len(level))
     share = (between - (k - 1) * (total - between) / (n - k)) / np.where(total > 0, total, 1.0)
     return np.asarray(np.where(total > 0, share, 0.0))
-
-
-def epsilon_squared(values: Floats, codes: NDArray[np.int64], groups: int) -> float:
-    """The share of the variance that lies between the groups, less what chance gives; below 0 where it is less."""
-    n = len(values)
-    total = float(np.sum((values - values.mean()) ** 2))
-    if total <= 0 or n <= groups:
-        return 0.0
-    counts = np.bincount(codes, minlength=groups)
-    sums = np.bincount(codes, weights=values, minlength=groups)
-    used = counts > 0
-    between = float(np.sum(sums[used] ** 2 / counts[used]) - n * values.mean() ** 2)
-    within = (total - between) / (n - int(used.sum()))
-    return (between - (int(used.sum()) - 1) * within) / total
 
 
 def kruskal_wallis(values: Floats, codes: NDArray[np.int64], groups: int) -> float:

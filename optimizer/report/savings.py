@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from optimizer.targets.builds import CACHED
 from optimizer.trial import Measured, Stage, Trial, samples_of
 
-GIVEN_UP, CACHED, UNITS = "given_up", "build_cached", "units_cached"
+GIVEN_UP, UNITS = "given_up", "units_cached"
 
 
 @dataclass(frozen=True, slots=True)

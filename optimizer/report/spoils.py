@@ -5,7 +5,7 @@ from itertools import pairwise
 from statistics import median
 
 from optimizer.journal import Study
-from optimizer.readers.ingest import RECORDED
+from optimizer.readers.ingest import is_recorded
 from optimizer.report.cold import cold_findings
 from optimizer.report.data import Collection, absent, links, measured, readings_of, told, typical_values, varied
 from optimizer.report.finding import Finding, Test
@@ -130,7 +130,7 @@ def _point(trial: Trial, names: Sequence[str]) -> str:
 
 def _order(study: Study) -> Iterator[Finding]:
     """A trend over the runs that no knob was meant to make. A search gets better by itself: only recordings count."""
-    if study.recipe.strategy.name != RECORDED:
+    if not is_recorded(study):
         return
     metric = study.recipe.goal.first.metric
     known = measured(study, metric)
@@ -166,9 +166,7 @@ def is_sorted(values: Sequence[float]) -> bool:
 
 def _blocks(study: Study) -> Iterator[Finding]:
     """Knobs that were varied in blocks, all runs of a value in a row: their effect is one with the drift."""
-    if study.recipe.strategy.name != RECORDED or is_sorted(
-        [v for _, v in measured(study, study.recipe.goal.first.metric)]
-    ):
+    if not is_recorded(study) or is_sorted([v for _, v in measured(study, study.recipe.goal.first.metric)]):
         return
     hit = []
     for name in varied(study):

@@ -11,7 +11,7 @@ from optimizer.report.importance import MOST
 from optimizer.report.savings import savings
 from optimizer.report.verdict import LOAD_PCT, leader, load_warning
 from optimizer.stats import quantile
-from optimizer.text import changes, duration, quantity, value_text
+from optimizer.text import changes, duration, first_words, quantity, value_text
 from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
 
 SHOWN = 10  # rows of a table
@@ -140,12 +140,6 @@ def _most_first(by: Mapping[str, list[Trial]]) -> list[tuple[str, list[Trial]]]:
 def example(trial: Trial) -> str:
     """Its number and the telling words of its log; "" where it did not fail."""
     return f"{trial.number}: {first_words(trial.outcome.log)}" if isinstance(trial.outcome, Failed) else ""
-
-
-def first_words(log: str) -> str:
-    """The telling line of a log: the first that speaks of an error, else the first that is no command."""
-    lines = [s for line in log.splitlines() if (s := line.strip()) and not s.startswith("$ ")]
-    return next((s for s in lines if "error" in s.lower()), lines[0] if lines else "")[:120]
 
 
 def _warnings(study: Study) -> Section | None:

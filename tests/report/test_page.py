@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,8 @@ from optimizer.readers.ingest import files_of, taken
 from optimizer.recipe import Environment
 from optimizer.report.overview import Overview, overview
 from optimizer.report.page.page import inline, page, script_json
-from optimizer.report.page.trials import Runs, study_document
+from optimizer.report.page.runs import Runs
+from optimizer.report.page.trials import study_document
 from optimizer.report.pictures.picture import how_many, thinned
 from optimizer.stats import Judgement, Verdict
 from optimizer.text import quantity
@@ -157,8 +157,6 @@ def test_the_table_s_columns_are_the_trials(study: Study) -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
-    if shutil.which("chromedriver") is None:
-        pytest.skip("needs chromium and chromedriver (apt-get install chromium chromium-driver)")
     with browser(size=(1280, 16000)) as driver:
         yield driver
 

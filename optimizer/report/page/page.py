@@ -15,10 +15,11 @@ from typing import Any
 from optimizer import __version__
 from optimizer.journal import Study
 from optimizer.report.data import Link, collection
-from optimizer.report.finding import Figure
+from optimizer.report.finding import figure_text
 from optimizer.report.overview import Overview
 from optimizer.report.overview_sections import ABOUT_SETS, data_section, performance_section, ranges, sources_section
-from optimizer.report.page.trials import Runs, study_document
+from optimizer.report.page.runs import Runs
+from optimizer.report.page.trials import study_document
 from optimizer.report.pictures.all import pictures
 from optimizer.report.study_sections import study_sections
 from optimizer.report.verdict import leader, passed_over, verdict_line
@@ -53,7 +54,7 @@ def page(found: Overview, studies: Sequence[Study], runs: Mapping[str, Runs]) ->
     html = environment.get_template("page.html").render(
         found=found,
         one=one,
-        lead=_lead(found, one),
+        lead=_lead(one),
         tiles=_tiles(found, one),
         groups=groups,
         spoils=_spoils(found, one),
@@ -91,10 +92,6 @@ def inline(text: str, label: str) -> str:
     if label:
         html = re.sub(r"\b(trial|number) (\d+)\b", rf'<a href="#{label}.\2">\1 \2</a>', html, flags=re.IGNORECASE)
     return html
-
-
-def figure_text(value: Figure) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 @dataclass
@@ -137,7 +134,7 @@ def _spoils(found: Overview, one: Study | None) -> Mapping[str, Any]:
 # --- the head
 
 
-def _lead(found: Overview, one: Study | None) -> list[str]:
+def _lead(one: Study | None) -> list[str]:
     """What stands first: of one study its verdict, of several what there is."""
     return [verdict_line(one), *passed_over(one)] if one else []
 

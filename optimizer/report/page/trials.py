@@ -5,26 +5,16 @@ its values, to six digits, to sort by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from optimizer.journal import Study
 from optimizer.metrics import METRICS
 from optimizer.objective import Objective
-from optimizer.report.study_sections import first_words
+from optimizer.report.page.runs import Runs
 from optimizer.space import Json
-from optimizer.text import quantity, value_text
+from optimizer.text import first_words, quantity, value_text
 from optimizer.trial import Failed, Trial, metrics_of, samples_of
 
 METRICS_SHOWN = 14
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Where a study's runs are seen in MLflow's UI: the experiment's address, the parent's id and the trials' ids."""
-
-    experiment: str
-    parent: str
-    trials: Mapping[int, str] = field(default_factory=dict)
 
 
 def study_document(study: Study, label: str, runs: Runs | None) -> Json:

@@ -45,10 +45,11 @@ def knob_pictures(
     if len(known) < FEWEST or not names:
         return
     axis = axis_of(study.recipe.goal.first.metric, list(known.values()))
+    warmed = warm(study, axis.metric)
     for name in names[:SLICES]:
-        yield _slice(study, name, axis, labels)
+        yield _slice(study, name, axis, warmed, labels)
     if len(names) > 1:
-        yield _parallel(study, names[:AXES], axis, labels)
+        yield _parallel(study, names[:AXES], axis, warmed, labels)
 
 
 def _order(study: Study, found: Sequence[Finding], shares: Mapping[str, float]) -> list[str]:
@@ -101,9 +102,10 @@ def _number(knob: Knob, values: Sequence[Value | None]) -> bool:
     return isinstance(knob.domain, Float) or wide
 
 
-def _slice(study: Study, name: str, axis: Axis, labels: Mapping[str, str]) -> Picture:
-    knob = next(k for k in study.recipe.space.knobs if k.name == name)
-    known = warm(study, axis.metric)
+def _slice(
+    study: Study, name: str, axis: Axis, known: Sequence[tuple[Trial, float]], labels: Mapping[str, str]
+) -> Picture:
+    knob = study.recipe.space.by_name[name]
     numbers = {t.number: v for t, v in known}
     drawn = thinned([t for t, _ in known], (), MOST // 2)
     numeric = _number(knob, [t.point.get(name) for t in drawn])
@@ -128,7 +130,7 @@ def _slice(study: Study, name: str, axis: Axis, labels: Mapping[str, str]) -> Pi
         f"slice-{name}",
         f"{axis.metric} by {name}",
         ("" if numeric else "Orange: the median of a value. ") + "Other knobs vary as well."
-        + how_many(len(drawn), len(known), "none of them chosen"),
+        + how_many(len(drawn), len(known), "a random sample"),
         {"height": 190, "data": rows(data), "layer": [cloud] if numeric else [cloud, tick]},
         links(study, [t for t, _ in known]),
         "third",
@@ -151,9 +153,11 @@ def _level(trial: Trial, name: str, *, numeric: bool) -> Json:
     return ABSENT if value is None else value if numeric else value_text(value)
 
 
-def _parallel(study: Study, names: Sequence[str], axis: Axis, labels: Mapping[str, str]) -> Picture:
+def _parallel(
+    study: Study, names: Sequence[str], axis: Axis, warmed: Sequence[tuple[Trial, float]], labels: Mapping[str, str]
+) -> Picture:
     """Every line is a trial: its values on each knob's axis, evenly spaced, and its result on the last."""
-    numbers = {t.number: v for t, v in warm(study, axis.metric)}
+    numbers = {t.number: v for t, v in warmed}
     known = [t for t in study.trials if t.number in numbers]
     objective = study.recipe.goal.first
     ranked = sorted(numbers, key=lambda n: objective.loss(numbers[n]))
@@ -161,7 +165,7 @@ def _parallel(study: Study, names: Sequence[str], axis: Axis, labels: Mapping[st
     drawn = thinned(known, best[: LINES // 2], LINES)
     places: dict[str, dict[str, float]] = {}
     for name in names:
-        knob = next(k for k in study.recipe.space.knobs if k.name == name)
+        knob = study.recipe.space.by_name[name]
         levels = [value_text(v) for v in _values(knob, known)]
         levels = list(dict.fromkeys([*levels, *([ABSENT] if any(name not in t.point for t in known) else [])]))
         places[name] = {v: i / max(1, len(levels) - 1) for i, v in enumerate(levels)}
@@ -192,7 +196,7 @@ def _parallel(study: Study, names: Sequence[str], axis: Axis, labels: Mapping[st
         "parallel",
         "All knobs together",
         f"A line is a trial; orange are the 5 % with the {which} {axis.metric}, whose axis is the last"
-        f" ({axis.title}).{how_many(len(drawn), len(known), 'the best')}",
+        f" ({axis.title}).{how_many(len(drawn), len(known), 'the best and a random sample of the others')}",
         {
             "height": 320,
             "layer": [

@@ -74,9 +74,9 @@ def thinned(trials: Sequence[Trial], keep: Iterable[int], most: int = MOST) -> l
     return [t for t in trials if t.number in chosen]
 
 
-def how_many(drawn: int, of: int, kept: str) -> str:
+def how_many(drawn: int, of: int, which: str) -> str:
     """What a thinned picture says of itself; "" where all is drawn."""
-    return "" if drawn == of else f" Drawn: {drawn:,} of {of:,} trials: {kept} and a random sample of the others."
+    return "" if drawn == of else f" Drawn: {drawn:,} of {of:,} trials: {which}."
 
 
 def values_of(study: Study) -> list[tuple[Trial, float]]:

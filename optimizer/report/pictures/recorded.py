@@ -1,6 +1,7 @@
 """What do a file's runs show that a search's don't? Cold loads in the order of running, and the spread of summaries."""
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 
 from optimizer.journal import Study
 from optimizer.report.cold import cold_loads
@@ -46,7 +47,8 @@ def recorded_pictures(study: Study, labels: Mapping[str, str]) -> Iterator[Pictu
 def _spread_of_summaries(study: Study, labels: Mapping[str, str]) -> Picture | None:
     """From the smallest to the largest reading, with the mean: a warm-up inside the mean stands far from the rest."""
     metric = study.recipe.goal.first.metric
-    known = [(t, s) for t in study.trials if (s := told(t, metric)) is not None and s.low and s.high and s.mean]
+    every = ((t, s) for t in study.trials if (s := told(t, metric)) is not None and s.low and s.high and s.mean)
+    known = list(islice(every, SHOWN + 1))  # of more there is no picture
     if len(known) < 2 or len(known) > SHOWN or all((s.high or 0) / (s.low or 1) < 1.05 for _, s in known):
         return None
     values = [v for _, s in known for v in (s.low, s.mean, s.high) if v]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from optimizer.journal import Study
 from optimizer.objective import Direction, Goal, Objective
-from optimizer.readers.ingest import RECORDED
+from optimizer.readers.ingest import is_recorded
 from optimizer.report.data import links
 from optimizer.report.pictures.picture import (
     BLUE,
@@ -31,18 +31,18 @@ KINDS = {TRIED: BLUE, BREAKS: GREY, BEST: ORANGE, BASELINE: GREEN}
 
 def search_pictures(study: Study, labels: Mapping[str, str]) -> Iterator[Picture]:
     """Nothing for what was recorded elsewhere: nobody searched there."""
-    if study.baseline is None or study.recipe.strategy.name == RECORDED or len(values_of(study)) < FEWEST:
+    if study.baseline is None or is_recorded(study) or len(values_of(study)) < FEWEST:
         return
     yield from _progress(study, labels)
     if (front := _front(study, labels)) is not None:
         yield front
 
 
-def improvements(study: Study) -> list[tuple[Trial, float]]:
+def _improvements(study: Study) -> list[tuple[Trial, float]]:
     """The feasible trials that were better than all before them, with their values."""
     objective, found = study.recipe.goal.first, []
     least = float("inf")
-    feasible = {t.number for t in study.recipe.goal.ranked(study.trials, study.trials[0])}
+    feasible = {t.number for t in study.ranked}
     for trial, value in values_of(study):
         if trial.number in feasible and objective.loss(value) < least:
             least = objective.loss(value)
@@ -51,11 +51,11 @@ def improvements(study: Study) -> list[tuple[Trial, float]]:
 
 
 def _progress(study: Study, labels: Mapping[str, str]) -> Iterator[Picture]:
-    known, steps = values_of(study), improvements(study)
+    known, steps = values_of(study), _improvements(study)
     axis = axis_of(study.recipe.goal.first.metric, [v for _, v in known])
     best = {t.number for t, _ in steps}
     values = {t.number: v for t, v in known}
-    feasible = {t.number for t in study.recipe.goal.ranked(study.trials, study.trials[0])}
+    feasible = {t.number for t in study.ranked}
     drawn = thinned([t for t, _ in known], {0, *best})
     last = study.trials[-1]
 
@@ -72,7 +72,7 @@ def _progress(study: Study, labels: Mapping[str, str]) -> Iterator[Picture]:
     line = [{**at(t), "v": axis.of(v)} for t, v in steps]
     if steps:
         line.append({**at(last), "at": line[-1]["at"], "v": line[-1]["v"]})
-    note = how_many(len(drawn), len(known), "the baseline, each new best")
+    note = how_many(len(drawn), len(known), "the baseline, each new best and a random sample of the others")
     seen = {p["kind"] for p in points}
     timed = study.trials[-1].elapsed_s > 0
     xs = [("n", "evaluations", "trial")] + ([("min", "time", "minutes since the search began")] if timed else [])
@@ -124,7 +124,7 @@ def _front(study: Study, labels: Mapping[str, str]) -> Picture | None:
     if len({second.of(s) for _, _, s in pairs}) < 2:
         return None
     front = {t.number for t in goal.front(study.trials, baseline)}
-    feasible = {t.number for t in goal.ranked(study.trials, baseline)}
+    feasible = {t.number for t in study.ranked}
     known = {t.number: (v, second.of(s)) for t, v, s in pairs}
     y, x = axis_of(first.metric, [a for a, _ in known.values()]), axis_of(second.metric, [b for _, b in known.values()])
     drawn = thinned([t for t, _, _ in pairs], {0, *front})
@@ -148,7 +148,8 @@ def _front(study: Study, labels: Mapping[str, str]) -> Picture | None:
         "front",
         f"{first.metric} against {second.metric}",
         f"{len(front)} trials are on the front: no other has a better {first.metric} with {best} as well, among those "
-        f"that keep every limit.{how_many(len(drawn), len(pairs), 'the whole front')}",
+        "that keep every limit."
+        + how_many(len(drawn), len(pairs), "the whole front and a random sample of the others"),
         {
             "height": HEIGHT,
             "data": rows(data),

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from random import Random
 
 from optimizer.journal import Study
-from optimizer.report.data import Collection, Link, PerformanceRow, group_of, told, typical, varied, work_of
+from optimizer.report.data import Collection, Link, PerformanceRow, group_of, typical, varied, work_of
 from optimizer.report.finding import Finding
 from optimizer.report.pictures.picture import (
     BLUE,
     GREY,
     HEIGHT,
+    MOST,
     ORANGE,
     PALETTE,
     RED,
@@ -19,7 +21,6 @@ from optimizer.report.pictures.picture import (
     kinds,
     place,
     rows,
-    thinned,
 )
 from optimizer.space import Json
 from optimizer.text import value_text
@@ -27,6 +28,8 @@ from optimizer.trial import Failed, Trial
 
 FEWEST = 3
 SHOWN = 14  # rows of a picture
+MOST_OF_SEVERAL = 2000  # points of a picture of several studies
+OTHERS = "others"
 COUNT = {"type": "quantitative", "title": "trials", "axis": {"tickMinStep": 1, "format": "d"}}
 CURVE = ("latency_s", "tokens_per_s", "throughput_ips")
 """What run time is, the first that a study has."""
@@ -116,7 +119,8 @@ def distributions(
         yield Picture(
             f"values-{metric}",
             metric,
-            f"Each point is a configuration with its one typical number.{how_many(len(points), len(every), 'evenly')}",
+            "Each point is a configuration with its one typical number."
+            + how_many(len(points), len(every), "spread evenly over each row"),
             {
                 "height": 26 * len(mine),
                 "encoding": {"y": y, "x": axis.channel("v")},
@@ -143,23 +147,26 @@ def compile_against_run(studies: Sequence[Study], labels: Mapping[str, str]) -> 
     if len(every) < FEWEST:
         return None
     x, y = axis_of("compile_time_s", [c for *_, c, _ in every]), axis_of(metric, [v for *_, v in every])
-    keep = {id(s.best) for s in studies}
-    few = thinned([t for _, t, *_ in every], ()) if len(studies) == 1 else [t for _, t, *_ in every][:2000]
-    chosen = {id(t) for t in few} | keep
     several = len(studies) > 1
+    bests = {id(s.best) for s in studies}
+    others = [id(t) for _, t, *_ in every if id(t) not in bests]
+    room = (MOST_OF_SEVERAL if several else MOST) - len(bests)
+    chosen = bests | set(others if len(others) <= room else Random(0).sample(others, max(0, room)))
     data = [
         {"x": x.of(c), "y": y.of(v), "at": place(labels, s, t), "kind": _option(s, t) if several else "a trial"}
         for s, t, c, v in every
         if id(t) in chosen
     ]
-    names = [n for n, _ in Counter(str(d["kind"]) for d in data).most_common(len(PALETTE))]
-    data = [d if d["kind"] in names else {**d, "kind": names[-1]} for d in data]
+    names = [n for n, _ in Counter(str(d["kind"]) for d in data).most_common()]
     colours = dict(zip(names, PALETTE, strict=False))
+    if len(names) > len(PALETTE):
+        colours = {**dict(zip(names, PALETTE[:-1], strict=False)), OTHERS: PALETTE[-1]}
+    data = [d if d["kind"] in colours else {**d, "kind": OTHERS} for d in data]
     return Picture(
         "compile-against-run",
         f"Compile time against {metric}",
         "Whether a faster program takes longer to build: low and left is best of both."
-        + how_many(len(data), len(every), "the best"),
+        + how_many(len(data), len(every), "the best of each study and a random sample of the others"),
         {
             "height": HEIGHT,
             "data": rows(data),
@@ -174,13 +181,8 @@ def _both(study: Study, metric: str) -> list[tuple[Trial, float, float]]:
     return [
         (t, c, v)
         for t in study.trials
-        if (c := _fact(t, "compile_time_s")) is not None and (v := typical(t, metric)) is not None
+        if (c := typical(t, "compile_time_s")) is not None and (v := typical(t, metric)) is not None
     ]
-
-
-def _fact(trial: Trial, metric: str) -> float | None:
-    found = told(trial, metric)
-    return found.typical if found else None
 
 
 def _option(study: Study, trial: Trial) -> str:
@@ -212,12 +214,7 @@ def failures(studies: Sequence[Study], labels: Mapping[str, str]) -> Picture | N
             "data": rows(data),
             "mark": {"type": "bar", "height": 18},
             "encoding": {
-                "x": {
-                    "field": "n",
-                    "type": "quantitative",
-                    "title": "trials",
-                    "axis": {"tickMinStep": 1, "format": "d"},
-                },
+                "x": {"field": "n", **COUNT},
                 "y": {"field": "why", "type": "nominal", "title": None, "sort": "-x"},
                 "color": colour,
             },
