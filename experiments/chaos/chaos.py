@@ -30,20 +30,22 @@ KINDS = {"search": 60, "program": 50, "compiler": 50, "keeper": 20, "tracker": 1
 """What is killed, and how often of each: the search's own process, the program that is measured, a process of the
 compiler, the process that keeps both, the tracking process, the MLflow server."""
 TRANSIENT = ("program", "compiler", "keeper")  # what they were at is tried once more, not twice
-FIND_S, DIE_S, END_S = 4.0, 10.0, 300.0
+DIE_S, END_S = 10.0, 300.0
 
 
 class Chaos:
-    """One study in a folder of its own. Use as a context manager."""
+    """One study in a folder of its own, searched by a strategy. Without a `server` it is not tracked. Use as a context
+    manager."""
 
-    def __init__(self, folder: Path, seed: int, *, server: bool) -> None:
+    def __init__(self, folder: Path, seed: int, strategy: str, *, server: bool) -> None:
         folder.mkdir(parents=True)
         self.folder, self.budget, self.starts = folder, STEP, 0
         self.killed: list[tuple[str, str]] = []
+        self._seed, self._strategy = seed, strategy
         self._random = Random(seed)
         self._log: IO[bytes] = (folder / "log").open("ab")
         self._server = Server(folder, *_on_sqlite(folder)) if server else None
-        self.uri = self._server.uri if self._server else f"sqlite:///{folder}/mlflow.db"
+        self.uri = self._server.uri if self._server else ""
         self._search: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,12 +72,23 @@ class Chaos:
         while len(self.trials()) < budget or self._search is None or self._search.poll() is None:
             self._running(grows=False)
             assert self._search is not None
-            self._search.wait(END_S)
+            try:
+                self._search.wait(END_S)
+            except subprocess.TimeoutExpired:
+                raise self._hangs("it does not end") from None
         if self._server is not None:
             self._server.ready()
-        sent = self._command("track", "chaos", f"tracking.uri={self.uri}")
-        assert sent.returncode == 0, sent.stderr
+            sent = self._command("track", "chaos", f"tracking.uri={self.uri}")
+            assert sent.returncode == 0, sent.stderr
         return self.trials()
+
+    def _hangs(self, what: str) -> AssertionError:
+        """What is told of a search that goes no further: with the stacks of its threads, which SIGABRT makes it print
+        (PYTHONFAULTHANDLER)."""
+        if self._search is not None and self._search.poll() is None:
+            self._search.send_signal(signal.SIGABRT)
+            self._search.wait(DIE_S)
+        return AssertionError(f"{what}; {len(self.trials())} trials of {self.budget}\n{self._said()}")
 
     def _kinds(self, count: int) -> list[str]:
         """Every kind, by its share, in random order."""
@@ -122,7 +135,7 @@ class Chaos:
                     os.kill(self._random.choice(found), signal.SIGKILL)
                     return
             time.sleep(0.002)
-        raise AssertionError(f"no {kind} to kill; {len(self.trials())} trials of {self.budget}\n{self._said()}")
+        raise self._hangs(f"no {kind} to kill")
 
     def _stage(self) -> str:
         """What goes on, for the record."""
@@ -138,7 +151,8 @@ class Chaos:
     def _waited_for(self, done: Callable[[], bool]) -> None:
         until = time.monotonic() + END_S
         while not done() and self._search is not None and self._search.poll() is None:
-            assert time.monotonic() < until, (self.folder / "log").read_text()
+            if time.monotonic() > until:
+                raise self._hangs("no trials come")
             time.sleep(0.02)
 
     def _running(self, *, grows: bool = True) -> None:
@@ -170,7 +184,9 @@ class Chaos:
             source,
             cache,
             "study=chaos",
-            f"tracking.uri={self.uri}",
+            f"strategy={self._strategy}",
+            f"seed={self._seed}",
+            *(["tracking=none"] if self._server is None else [f"tracking.uri={self.uri}"]),
             f"ahead={AHEAD}",
             *plan,
         ]
@@ -181,7 +197,7 @@ class Chaos:
         )
 
     def _said(self) -> str:
-        return (self.folder / "log").read_text()[-4000:]
+        return (self.folder / "log").read_text()[-8000:]
 
     def __enter__(self) -> Self:
         return self
@@ -209,10 +225,12 @@ class Server:
         self.ready()
 
     def ready(self) -> None:
-        """Waits until it answers."""
+        """Waits until it answers; one that has ended by itself (its port was taken meanwhile) is started again."""
         until = time.monotonic() + END_S
         while not self._answers():
-            assert time.monotonic() < until and self._process.poll() is None, (self._folder / "server.log").read_text()
+            assert time.monotonic() < until, (self._folder / "server.log").read_text()
+            if self._process.poll() is not None:
+                self.start()
             time.sleep(0.1)
 
     def start(self) -> None:
@@ -244,7 +262,7 @@ def _on_sqlite(folder: Path) -> Sequence[str]:
 
 
 def environment() -> Mapping[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT), "PYTHONFAULTHANDLER": "1"}
 
 
 def _found(search: int, kind: str) -> list[int]:

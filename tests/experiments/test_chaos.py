@@ -11,7 +11,7 @@ import pytest
 def test_a_search_that_is_killed_again_and_again_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     from chaos_run import run
 
-    result = run(tmp_path, kills=12, seed=1, server=True)
+    result = run(tmp_path, kills=12, seed=1, strategy="auto")
     assert sum(result["kills"].values()) >= 12
     assert set(result["kills"]) == {"search", "program", "compiler", "keeper", "tracker", "server"}
     assert result["runs in MLflow"] == result["trials"]
