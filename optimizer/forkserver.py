@@ -18,6 +18,7 @@ from typing import IO, Any
 from optimizer.errors import ConfigError
 
 START_S = 300.0  # torch's first import on a cold disk
+SEND_S = 60.0  # for a server to make room for a request
 MAX_SAID = 16_000  # bytes shown of what a server printed that did not start
 
 
@@ -29,6 +30,10 @@ class NotStartedError(Exception):
         number, _, words = text.partition(" ")
         self.errno = int(number) if number.isdigit() else None
         super().__init__(words if self.errno is not None else text)
+
+
+class _SilentError(NotStartedError):
+    """The server lives and does not answer: something has stopped it, or holds it in the kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,14 @@ class Child:
 
     def __init__(self, status: IO[bytes], stdin: IO[bytes] | None, stdout: IO[bytes] | None, timeout_s: float) -> None:
         self._status, self._told = status, b""
+        self._poll = select.poll()  # select() knows no file beyond 1023
+        self._poll.register(status, select.POLLIN)
         self.stdin, self.stdout = stdin, stdout
         self._ended: Ended | None = None
         try:
             kind, value = self._line(timeout_s)
         except subprocess.TimeoutExpired:
-            raise NotStartedError(f"the fork server started nothing within {timeout_s:g} s") from None
+            raise _SilentError(f"the fork server started nothing within {timeout_s:g} s", gone=True) from None
         if kind != "pid":
             raise NotStartedError(value or "the fork server was killed", gone=not kind)
         self.pid = int(value)
@@ -90,8 +97,8 @@ class Child:
         """The next word that the server sends of it; ("", "") where the server is gone."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while b"\n" not in self._told:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not select.select([self._status], [], [], left)[0]:
+            left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1e3
+            if not self._poll.poll(left_ms):
                 raise subprocess.TimeoutExpired("process", timeout or 0.0)
             chunk = self._status.read(512)
             if not chunk:
@@ -131,7 +138,7 @@ class ForkServer:
             except NotStartedError as error:
                 if not error.gone:
                     raise
-                child = self._begun(stack, request, stderr, timeout_s, stdout)  # it was killed at the request
+                child = self._begun(stack, request, stderr, timeout_s, stdout)  # it was killed, or was silent
             stack.callback(child.killed)
             yield child
 
@@ -154,11 +161,15 @@ class ForkServer:
         ours_status, theirs_status = os.pipe()
         status = stack.enter_context(os.fdopen(ours_status, "rb", buffering=0))
         try:
-            self._send(json.dumps(request).encode(), [theirs_in, theirs_out, stderr.fileno(), theirs_status])
+            asked = self._send(json.dumps(request).encode(), [theirs_in, theirs_out, stderr.fileno(), theirs_status])
         finally:
             for file in (theirs_in, theirs_out, theirs_status):
                 os.close(file)
-        return Child(status, stdin, answers, timeout_s)
+        try:
+            return Child(status, stdin, answers, timeout_s)
+        except _SilentError:
+            self._dismiss(asked)
+            raise
 
     def close(self) -> None:
         """Ends the server and its processes."""
@@ -167,14 +178,22 @@ class ForkServer:
                 self._running.end()
                 self._running = None
 
-    def _send(self, message: bytes, files: Sequence[int]) -> None:
+    def _send(self, message: bytes, files: Sequence[int]) -> "_Running":
+        """The server that was asked."""
         with self._lock:
             running = self._alive()
             try:
                 socket.send_fds(running.socket, [message], files)
-            except (BrokenPipeError, ConnectionResetError):  # it died between two requests
+            except (BrokenPipeError, ConnectionResetError, TimeoutError):  # it died between two requests, or is stuck
                 running.end()
-                socket.send_fds(self._alive().socket, [message], files)
+                running = self._alive()
+                socket.send_fds(running.socket, [message], files)
+            return running
+
+    def _dismiss(self, running: "_Running") -> None:
+        """Ends a server that does not answer, with what runs there; the next request starts another."""
+        with self._lock:
+            running.end()
 
     def _alive(self) -> "_Running":
         if self._running is None or not self._running.alive:
@@ -253,5 +272,5 @@ def _started(command: Sequence[str], environment: Mapping[str, str], needs: str,
             raise ConfigError(
                 f"{needs} needs a process that did not start. Mend what it says.\n$ {' '.join(numbered)}\n{text}"
             )
-    ours.settimeout(None)
+    ours.settimeout(SEND_S)
     return _Running(process, ours, json.loads(answer)["ready"])

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from optimizer import keeper
-from optimizer.forkserver import Child, ForkServer, NotStartedError
+from optimizer.forkserver import Child, Ended, ForkServer, NotStartedError
 from optimizer.space import Json
 from optimizer.trial import Reason, TrialError
 
@@ -32,6 +32,7 @@ MAX_FILE = 1 << 30  # bytes that a program may write into one file
 MAX_FOLDER = 4 << 30  # bytes that the files of a program under test may take together
 START_S = 60.0  # for the system to start a program
 WATCH_S = 0.25  # between two looks at what a program takes
+LIFE_S = 1.0  # between two looks at whether a program that says nothing lives
 _KILLED = re.compile(
     r"(Killed|Terminated) signal terminated program|unable to execute command: (Killed|Terminated)|ended by signal 9"
 )
@@ -157,7 +158,10 @@ def run_tool(command: Sequence[str], timeout_s: float, folder: Path, memory_byte
         except subprocess.TimeoutExpired:
             late = True
             child.killed()
-            ended = child.ended()
+            try:
+                ended = child.ended(0.0)
+            except subprocess.TimeoutExpired:  # something holds it in the kernel: it is left to the system
+                ended = Ended(-signal.SIGKILL, 0.0)
         return Done(
             status=None if late else ended.status,
             output=_shortened(output),
@@ -232,8 +236,12 @@ class Conversation:
             end = self._unread.find(b"\n")
             while end < 0:
                 left = deadline - time.monotonic()
-                if left <= 0 or not selector.select(left):
+                if left <= 0:
                     raise TrialError(Reason.TIMEOUT, f"no answer within {self._timeout_s:g} s{self._said()}")
+                if not selector.select(min(left, LIFE_S)):
+                    if self._process.alive or selector.select(0):
+                        continue
+                    raise self._ended()  # what it has started may live on and keep its output open
                 chunk = self._stdout.read(1 << 16)
                 if not chunk:
                     raise self._ended()

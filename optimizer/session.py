@@ -22,6 +22,7 @@ from optimizer.recipe import Environment
 from optimizer.study import Bench, Seat, search
 from optimizer.targets.replay import PlayedMeter
 from optimizer.trial import Measured, Trial
+from optimizer.waiting import Announced
 
 CONNECT_S = 2.0
 READY_S = 30.0
@@ -69,8 +70,12 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             played = setup.made.clock is not None
             meter = PlayedMeter() if played else _meter(setup, setup.made.device, clock)
             executor = InlineExecutor(clock) if played else setup.executor()
-            more = tuple(Seat(target, device, _meter(setup, device, clock)) for target, device in setup.made.more)
-            bench = Bench(setup.made.target, setup.made.device, executor, meter, clock, more=more)
+            more = tuple(
+                Seat(target, Announced(device, screen.say), _meter(setup, device, clock))
+                for target, device in setup.made.more
+            )
+            device = Announced(setup.made.device, screen.say)
+            bench = Bench(setup.made.target, device, executor, meter, clock, more=more)
             trials: list[Trial] = []
             with closing(executor):
                 try:

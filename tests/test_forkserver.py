@@ -16,11 +16,11 @@ from optimizer.process import request_of, run_tool
 COMMAND = (sys.executable, "-I", "-S", keeper.__file__, "{socket}")
 
 
-def status_of(server: ForkServer, command: list[str], folder: Path) -> int:
+def status_of(server: ForkServer, command: list[str], folder: Path, start_s: float = 20.0) -> int:
     request = request_of(os.environ, str(folder), None, (1 << 20, 1 << 20), reserves=True, watch_s=0.1)
     with (
         tempfile.TemporaryFile() as output,
-        server.child(request | {"command": command}, output, 20.0, stdout=output) as child,
+        server.child(request | {"command": command}, output, start_s, stdout=output) as child,
     ):
         return child.ended(20.0).status
 
@@ -48,6 +48,15 @@ def test_one_that_was_killed_is_started_anew_at_the_next_request(tmp_path: Path)
     server = ForkServer(COMMAND, {}, "x")
     os.kill(server.ready["pid"], signal.SIGKILL)
     assert status_of(server, ["sh", "-c", "exit 5"], tmp_path) == 5
+    server.close()
+
+
+def test_one_that_is_stopped_is_replaced_and_its_programs_with_it(tmp_path: Path) -> None:
+    server = ForkServer(COMMAND, {}, "x")
+    stuck = server.ready["pid"]
+    os.kill(stuck, signal.SIGSTOP)
+    assert status_of(server, ["sh", "-c", "exit 5"], tmp_path, 0.5) == 5
+    assert server.ready["pid"] != stuck
     server.close()
 
 

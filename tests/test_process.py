@@ -339,6 +339,20 @@ def test_a_keeper_that_is_killed_costs_what_runs_and_no_more(tmp_path: Path) -> 
         assert program.answer() == {}
 
 
+def test_what_a_program_has_started_keeps_nobody_waiting_once_it_is_gone(tmp_path: Path) -> None:
+    """Its child lives on where the keeper was killed, and holds the output open."""
+    with talk(
+        "import subprocess; subprocess.Popen(['sleep', '600']); print('{}', flush=True)\nwhile 1: pass", tmp_path
+    ) as program:
+        program.answer()
+        [child] = psutil.Process(program.pid).children()
+        os.kill(psutil.Process(program.pid).ppid(), signal.SIGKILL)
+        with pytest.raises(TrialError) as caught:
+            program.answer()
+        assert caught.value.again and caught.value.reason is not Reason.TIMEOUT
+    _gone(child.pid)
+
+
 def test_a_program_has_a_network_of_its_own(tmp_path: Path) -> None:
     """Its own loopback works, that of the machine and what lies beyond it is not there."""
     script = """

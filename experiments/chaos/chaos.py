@@ -110,30 +110,29 @@ class Chaos:
             self._server.start()
             self.killed.append((kind, "tracking"))
             return
-        where = self._stage()
         if kind == "search":
-            programs = _programs(self._search.pid)
+            where, programs = self._stage(), _programs(self._search.pid)
             self._search.kill()
             self._search.wait()
             _gone(programs)
             self.killed.append((kind, where))
             return
-        self._victim(kind)
-        self.killed.append((kind, where))
+        self.killed.append((kind, self._victim(kind)))
         if kind in TRANSIENT:
             self._waited_for(lambda: len(self.trials()) > before + AHEAD)
 
-    def _victim(self, kind: str) -> None:
-        """Kills a process of this kind; where there is none the search is resumed or waited for."""
+    def _victim(self, kind: str) -> str:
+        """Kills a process of this kind; where there is none the search is resumed or waited for. What went on then."""
         until = time.monotonic() + END_S
         while time.monotonic() < until:
             self._running()
             assert self._search is not None
             found = _found(self._search.pid, kind)
             if found:
+                where = {"program": "running", "compiler": "building"}.get(kind) or self._stage()
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._random.choice(found), signal.SIGKILL)
-                    return
+                    return where
             time.sleep(0.002)
         raise self._hangs(f"no {kind} to kill")
 

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,8 +25,11 @@ from optimizer.journal import Study, Tail
 from optimizer.listeners.mlflow import StudyCopy
 from optimizer.listeners.system import System
 from optimizer.readers.store import StoreError, store_errors
+from optimizer.waiting import known_as
 
-RETRY_S = 10.0
+RETRY_S = 10.0  # until a store that did not answer is asked again; doubled each time, since asking takes the device
+MOST_RETRY_S = 160.0
+OTHER_S = 60.0  # that another process which sends the study is waited for, once the search has ended
 POLL_S = 0.2
 
 
@@ -121,20 +124,43 @@ def follow(journal: Path, uri: str, experiment: str, finished: Callable[[], bool
 
     One process at a time sends a study: the one of a search that was killed may still be at it when the next begins.
     """
-    with sending(journal):
-        return _followed(journal, uri, experiment, finished, device_lock)
+    try:
+        with sending(journal, finished):
+            return _followed(journal, uri, experiment, finished, device_lock)
+    except ConfigError as error:
+        status = Status(uri, error=str(error))
+        write_status(journal, status)
+        return status
 
 
 @contextmanager
-def sending(journal: Path) -> Iterator[None]:
-    """Waits for whoever else is sending this study."""
-    with FileLock(journal.with_name("tracking.lock")).acquire(poll_interval=0.1):
+def sending(journal: Path, hurried: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Waits for whoever else is sending this study, and where it is `hurried` for no longer than they get on with it.
+    Raises ConfigError then."""
+    path = journal.with_name("tracking.lock")
+    lock = FileLock(path)
+    last_s, seen = time.monotonic(), read_status(journal)
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=0.1)
+            break
+        now = read_status(journal)
+        if not hurried() or now != seen:
+            last_s, seen = time.monotonic(), now
+        elif time.monotonic() - last_s > OTHER_S:
+            raise ConfigError(
+                f"Another process{known_as(path)} has begun to send the same study and gets no further. End it, then: "
+                f"python -m optimizer track {journal}"
+            )
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], bool], device_lock: str) -> Status:
     tail, copy, system = Tail(journal), None, System()
-    status = Status(uri)
+    status, retry_s = Status(uri), RETRY_S
     while True:
         last = finished()  # asked before the journal is read: what was written until then is sent
         try:
@@ -153,6 +179,7 @@ def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], b
                 if last:
                     copy.ending(study, _pages(study, copy))
                     return status
+                retry_s = RETRY_S
                 if system.due():
                     with _device_idle(device_lock, finished):
                         copy.system(system.read(), len(study.trials))
@@ -162,7 +189,8 @@ def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], b
             if last:
                 return status
             copy = None  # a request that failed may have been carried out: the store is asked again what it has
-            _sleep(RETRY_S, finished)
+            _sleep(retry_s, finished)
+            retry_s = min(2 * retry_s, MOST_RETRY_S)
         _sleep(POLL_S, finished)
 
 
@@ -225,12 +253,7 @@ def main(argv: Sequence[str]) -> int:
     journal, uri, experiment, device_lock = argv
     patience()
     os.nice(10)
-    finished = _until_stdin_ends()
-    try:
-        status = follow(Path(journal), uri, experiment, finished, device_lock)
-    except ConfigError as error:
-        status = Status(uri, error=str(error))
-        write_status(Path(journal), status)
+    status = follow(Path(journal), uri, experiment, _until_stdin_ends(), device_lock)
     return 1 if status.error else 0
 
 

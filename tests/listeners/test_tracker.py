@@ -70,6 +70,21 @@ def until(what: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def test_a_sender_that_gets_no_further_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was stopped, say. While the search runs it may take its time; then it must get on."""
+    monkeypatch.setattr("optimizer.listeners.tracker.OTHER_S", 0.3)
+    ended = threading.Event()
+    with begun(tmp_path) as journal, FileLock(journal.path.with_name("tracking.lock")):
+        thread, found = in_background(journal.path, ended.is_set)
+        time.sleep(0.5)
+        assert thread.is_alive()
+        ended.set()
+        thread.join(20)
+    assert "Another process" in (found[0].error or "") and f"pid {os.getpid()}" in (found[0].error or "")
+
+
 def test_trials_are_sent_as_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     copy, ended = FakeCopy(), threading.Event()
     opened(monkeypatch, copy)
