@@ -6,6 +6,7 @@ program under test has a scratch folder of its own and, where the system allows 
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -135,7 +136,8 @@ def run_tool(command: Sequence[str], timeout_s: float, folder: Path, memory_byte
     """Runs a compiler or the like to its end, stdout and stderr together in `output` (shortened).
 
     What it leaves in TMPDIR is left in `folder`. memory_bytes: what it may take, None: all there is.
-    Raises FileNotFoundError where the program does not exist.
+    Raises FileNotFoundError where the program does not exist, and OSError where it fails because the disk is full: that
+    says nothing of a point, and every later one would fail too.
     """
     start, late = time.monotonic(), False
     variables = {**_c_locale(), "TMPDIR": str(folder.resolve())}
@@ -162,9 +164,12 @@ def run_tool(command: Sequence[str], timeout_s: float, folder: Path, memory_byte
                 ended = child.ended(0.0)
             except subprocess.TimeoutExpired:  # something holds it in the kernel: it is left to the system
                 ended = Ended(-signal.SIGKILL, 0.0)
+        said = _shortened(output)
+        if not late and ended.status and os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         return Done(
             status=None if late else ended.status,
-            output=_shortened(output),
+            output=said,
             wall_s=time.monotonic() - start,
             cpu_s=ended.cpu_s,
             broke=ended.broke,

@@ -107,13 +107,15 @@ class BuildCache:
         aside = self.folder / f"{path.stem}.{os.getpid()}.{time.monotonic_ns()}.tmp"
         try:
             shared = self.folder.stat().st_mode & stat.S_IWGRP
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True, parents=True)
             if shared and path.parent.stat().st_uid == os.getuid():
                 path.parent.chmod(0o2770)
             aside.write_bytes(content)
             aside.chmod(0o660 if shared else 0o600)
             aside.replace(path)
             self._make_room(len(content))
+        except FileNotFoundError:
+            pass  # somebody has cleared the cache meanwhile, or taken what is unfinished for old (a clock that jumped)
         except OSError as error:
             self._written.off = True
             self._tell(

@@ -3,29 +3,12 @@
 import json
 import resource
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from commands import PROGRAM, command, environment, lines, search_json
+from disks import small_disk
 
 WORDS = ("target=synthetic", "target.noise=0", "measure=quick", "budget.trials=40", "measure.confirm.max_seconds=1")
-
-
-@contextmanager
-def small_disk(place: Path, size_bytes: int) -> Iterator[bool]:
-    """A file system of its own size where this process may mount one; else False."""
-    place.mkdir()
-    options = ["-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(place)]
-    try:
-        mounted = subprocess.run(["mount", *options], capture_output=True, check=False).returncode == 0
-    except OSError:
-        mounted = False
-    try:
-        yield mounted
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 def undisturbed(folder: Path) -> list[object]:
