@@ -295,9 +295,16 @@ def _gone(pids: Sequence[int]) -> None:
     """What the search had started does not outlive it."""
     until = time.monotonic() + DIE_S
     for pid in pids:
-        while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        while _lives(pid):
             assert time.monotonic() < until, f"process {pid} outlived its search"
             time.sleep(0.02)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 # --- what must come of it
