@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from optimizer.conditions import conditions, throttle_count
 from optimizer.errors import ConfigError
 from optimizer.nvml import EXCLUSIVE_PROCESS, PROHIBITED, VISIBLE, GpuFacts, described, gpus, named, visible
 from optimizer.recipe import NO_DEVICE, Environment
@@ -47,15 +48,17 @@ class Host:
 
     @contextmanager
     def watch(self, pid: int | None) -> Iterator[Telemetry]:
-        """foreign_load_pct: the share of all cores that neither this process nor the runner `pid` used; and what the
-        first GPU did meanwhile, where NVML answers."""
+        """foreign_load_pct: the share of all cores that neither this process nor the runner `pid` used; throttled_pct:
+        100 where heat held the clocks down; and what the first GPU did meanwhile, where NVML answers."""
         telemetry = Telemetry()
         with watched(None, None, only_utilization=True) as gpu:
-            before, own_before, start = _busy_s(), _own_s(pid), time.monotonic()
+            heat, before, own_before, start = throttle_count(), _busy_s(), _own_s(pid), time.monotonic()
             yield telemetry
             capacity_s = (time.monotonic() - start) * (os.cpu_count() or 1)
             after, own_after = _busy_s(), _own_s(pid)
         telemetry.samples = dict(gpu)
+        if heat is not None and (heat_after := throttle_count()) is not None:
+            telemetry.samples |= {"throttled_pct": (100.0 * (heat_after > heat),)}
         if own_before is None or own_after is None or capacity_s <= 0:
             return  # a runner that has ended: absent is absent
         foreign = max(0.0, (after - before) - (own_after - own_before))
@@ -289,7 +292,7 @@ def host_facts() -> Mapping[str, Json]:
         "cores": physical_cores(),
         "threads": os.cpu_count() or 1,
         "memory_bytes": psutil.virtual_memory().total,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        **conditions(),
         "load_1min": os.getloadavg()[0],
         "python": sys.version.split()[0],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
@@ -300,13 +303,6 @@ def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
-        return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
         return None
 
 

@@ -176,6 +176,10 @@ def _child(
             os.close(file)
         if not request["network"]:
             cut_off()
+        if request["cpus"]:
+            os.sched_setaffinity(0, request["cpus"])
+        if request["nice"]:
+            os.nice(request["nice"])
         for name, limit in request["limits"].items():
             resource.setrlimit(getattr(resource, name), (limit, limit))
         os.environ.update(request["environment"])

@@ -56,7 +56,7 @@ _METRICS = (
     Metric("sm_clock_hz", "Hz", None, "clock of the streaming multiprocessors"),
     Metric("mem_clock_hz", "Hz", None, "clock of the GPU's memory"),
     Metric("gpu_memory_used_bytes", "B", None, "GPU memory in use by all processes"),
-    Metric("throttled_pct", "%", None, "share of time in which heat or the power supply held the GPU's clocks down"),
+    Metric("throttled_pct", "%", None, "share of time in which heat or the power supply held the clocks down"),
     Metric("achieved_bytes_per_s", "B/s", "higher", "memory traffic achieved"),
     Metric("achieved_flop_per_s", "FLOP/s", "higher", "arithmetic achieved"),
     Metric("transform_s", "s", "lower", "time to quantise and prune"),

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from optimizer import keeper
+from optimizer.conditions import listed
+from optimizer.errors import ConfigError
 from optimizer.forkserver import Child, Ended, ForkServer, NotStartedError
 from optimizer.space import Json
 from optimizer.trial import Reason, TrialError
@@ -39,6 +41,16 @@ _KILLED = re.compile(
 )
 """What a compiler's driver says when another process of the compiler was killed: g++, clang++, collect2."""
 
+
+@dataclass
+class _Place:
+    """Where programs under test run."""
+
+    cpus: frozenset[int] = frozenset()  # none: wherever this process may
+    nice: int = 0
+
+
+_PLACE = _Place()
 _LIVE: set[int] = set()  # process groups to kill when the search is interrupted
 _KEEPER = ForkServer((sys.executable, "-I", "-S", keeper.__file__, "{socket}"), {}, "Running programs")
 
@@ -71,8 +83,16 @@ def held_still(pid: int | None) -> Iterator[None]:
 
 
 def isolation() -> Mapping[str, Json]:
-    """What programs under test are kept from on this machine. Raises ConfigError."""
-    return {"network": _KEEPER.ready["network"]}
+    """What programs under test are kept from on this machine, for the record: namespaces and limits in force, besides
+    those on time and memory that a plan sets. Raises ConfigError."""
+    return {
+        "network": _KEEPER.ready["network"],
+        "file_bytes": MAX_FILE,
+        "folder_bytes": MAX_FOLDER,
+        "output_bytes": keeper.MAX_OUTPUT,
+        "core_dumps": "off",
+        "daemons": "killed with their program",
+    }
 
 
 def request_of(
@@ -101,7 +121,33 @@ def request_of(
         "folder_bytes": files[1],
         "network": False,
         "watch_s": watch_s,
+        "cpus": sorted(_PLACE.cpus),
+        "nice": _PLACE.nice,
     }
+
+
+def place(cpus: Collection[int], nice: int) -> None:
+    """Where programs under test run from now on (none: wherever this process may), and what is added to their priority.
+    Raises ConfigError where the system does not allow that."""
+    allowed = os.sched_getaffinity(0)
+    if foreign := set(cpus) - allowed:
+        raise ConfigError(
+            f"measure.cpus names processors {listed(foreign)}, and this search may use {listed(allowed)} alone."
+        )
+    _PLACE.cpus, _PLACE.nice = frozenset(cpus), nice
+    if not cpus and not nice:
+        return
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
+        request = request_of(os.environ, folder, None, (MAX_FILE, MAX_FOLDER), reserves=True, watch_s=WATCH_S)
+        try:
+            with _KEEPER.child({**request, "command": ["true"]}, output, START_S, stdout=output):
+                pass
+        except NotStartedError as error:
+            _PLACE.cpus, _PLACE.nice = frozenset(), 0
+            raise ConfigError(
+                f"Programs can't be run with measure.nice={nice} measure.cpus={listed(set(cpus))} here ({error}). A "
+                "nice below 0 takes root's rights or a limit that allows it (ulimit -e)."
+            ) from None
 
 
 @contextlib.contextmanager
@@ -147,6 +193,8 @@ def run_tool(command: Sequence[str], timeout_s: float, folder: Path, memory_byte
         "network": True,
         "folder_bytes": None,
         "scratch": False,
+        "cpus": [],
+        "nice": 0,
     }  # sccache and distcc talk to others
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(tempfile.TemporaryFile())

@@ -30,6 +30,8 @@ class Plan:
     max_foreign_load_pct: float = 5.0  # above it a block of readings is taken again, while time lasts
     give_up_early: bool = True  # stop sampling a point that is worse than the best with high confidence
     drift_every: int = 20  # trials between two new readings of the baseline; 0: never
+    cpus: str = ""  # processors that programs under test may use: 2-3,6; "": those that the search may use
+    nice: int = 0  # added to the priority of programs under test; below 0 takes a right
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from optimizer.conditions import processors
 from optimizer.config import Setup
 from optimizer.confirm import confirm
 from optimizer.errors import ConfigError
@@ -15,7 +16,8 @@ from optimizer.executors.local import InlineExecutor
 from optimizer.journal import Journal, Study, read
 from optimizer.listeners.tracker import Status, Tracker
 from optimizer.measure import LiveMeter, StillMeter
-from optimizer.process import kill_all
+from optimizer.noise import known
+from optimizer.process import isolation, kill_all, place
 from optimizer.protocols import Clock, Device, Ending, Listener, Meter
 from optimizer.readers.store import sqlite_path
 from optimizer.recipe import Environment
@@ -52,7 +54,8 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
     clock = setup.made.clock or clock
     start_s = clock()
     strategy = setup.strategy()
-    environment = setup.made.device.describe()
+    environment = _environment(setup)
+    place(processors(setup.recipe.plan.cpus), setup.recipe.plan.nice)
     with _journal(setup, environment, resume=resume) as journal:
         try:
             setup.made.prepare()
@@ -109,6 +112,15 @@ def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal
     if resume:
         return Journal.resume(setup.journal, setup.recipe, environment)
     return Journal.create(setup.journal, setup.study, setup.recipe, environment, setup.settings)
+
+
+def _environment(setup: Setup) -> Environment:
+    """The device as it is described, with what programs are kept from, and how noisy the machine was measured to be."""
+    found = setup.made.device.describe()
+    if setup.made.clock is not None or not setup.made.runs or setup.made.meter is not None:
+        return found  # nothing runs on this machine
+    more = {"isolation": dict(isolation()), "noise": dict(known(setup.noise_file, found.device, time.time()))}
+    return replace(found, host={**found.host, **{name: facts for name, facts in more.items() if facts}})
 
 
 def _tell_news(setup: Setup, screen: Screen) -> None:

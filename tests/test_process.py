@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from optimizer import process
-from optimizer.process import MAX_LOG, Conversation, conversation, held_still, isolation, kill_all, run_tool
+from optimizer.errors import ConfigError
+from optimizer.process import MAX_LOG, Conversation, conversation, held_still, isolation, kill_all, place, run_tool
 from optimizer.trial import Reason, TrialError
 
 READY = "import sys, json, os, time, signal\n"
@@ -437,3 +438,42 @@ def until_written(file: Path, lines: int) -> None:
     while not file.exists() or file.read_text().count("\n") < lines:
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+@pytest.fixture
+def placed_anywhere() -> Iterator[None]:
+    yield
+    place((), 0)
+
+
+@pytest.mark.usefixtures("placed_anywhere")
+def test_programs_run_where_and_as_politely_as_asked_and_tools_do_not(tmp_path: Path) -> None:
+    one = min(os.sched_getaffinity(0))
+    place({one}, 3)
+    script = "print(json.dumps({'cpus': list(os.sched_getaffinity(0)), 'nice': os.nice(0)}), flush=True)"
+    with talk(script, tmp_path) as program:
+        assert program.answer() == {"cpus": [one], "nice": min(19, os.nice(0) + 3)}
+    tool = run_tool([sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"], 20.0, tmp_path)
+    assert int(tool.output) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.usefixtures("placed_anywhere")
+def test_processors_that_are_not_ours_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"names processors 4000-4001"):
+        place({4000, 4001}, 0)
+
+
+def test_a_priority_that_is_not_allowed_is_refused_before_anything_runs() -> None:
+    script = """
+import ctypes, resource
+from optimizer.errors import ConfigError
+from optimizer.process import place
+resource.setrlimit(resource.RLIMIT_NICE, (0, 0))
+ctypes.CDLL(None).prctl(24, 23, 0, 0, 0)  # PR_CAPBSET_DROP, CAP_SYS_NICE: what is executed from now on lacks it
+try:
+    place((), -5)
+except ConfigError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert "measure.nice=-5" in done.stdout and "ulimit -e" in done.stdout

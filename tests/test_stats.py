@@ -7,7 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.stats import FEWEST, Estimate, Judgement, enough, estimate, hopeless, judge, quantile
+from optimizer.stats import (
+    FEWEST,
+    Estimate,
+    Judgement,
+    apart,
+    dip,
+    enough,
+    estimate,
+    hopeless,
+    judge,
+    modes,
+    quantile,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,3 +104,40 @@ def test_identical_configurations_are_called_the_same() -> None:
         gains = [math.exp(rng.gauss(0, 0.05)) for _ in range(10)]
         wrong += judge(gains, "latency_s", 1, 0.01).judgement is not Judgement.SAME
     assert wrong / 400 < 0.05
+
+
+def test_the_dip_is_that_of_the_authors_program() -> None:
+    """Values of the package diptest, which wraps it: even steps, equal readings, two heaps, one heap, ties."""
+    assert dip([0.0, 1.0, 2.0, 3.0]) == 1 / 8
+    assert dip([1.0] * 5) == 1 / 10
+    assert dip([0.0, 0.1, 0.2, 5.0, 5.1, 5.2]) == pytest.approx(0.24)
+    assert dip([1.0, 2.0, 2.9, 3.5, 4.0, 4.1, 4.5, 5.2, 6.0, 8.0]) == pytest.approx(0.05)
+    assert dip([0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 5.0, 5.0, 5.0]) == pytest.approx(1 / 6)
+
+
+def test_two_heaps_are_told_from_one() -> None:
+    random = Random(3)
+    one = [random.gauss(1, 0.05) for _ in range(60)]
+    two = [*one, *(random.gauss(1.4, 0.05) for _ in range(30))]
+    found = modes(two)
+    assert found is not None
+    assert found.low == pytest.approx(1.0, abs=0.03) and found.high == pytest.approx(1.4, abs=0.03)
+    assert found.upper_share == pytest.approx(1 / 3, abs=0.03)
+    assert modes(one) is None
+    assert modes([*one, 5.0, 6.0]) is None, "a far reading is no heap"
+    assert modes([1.0, 2.0] * 5) is None, "too few to say"
+    assert modes([1.0] * 100) is None
+
+
+@pytest.mark.parametrize("count", [12, 40, 100])
+def test_one_heap_is_hardly_ever_taken_for_two(count: int) -> None:
+    """Uniform readings are the hardest: 0.1 % of them are."""
+    random = Random(count)
+    assert sum(modes([random.random() for _ in range(count)]) is not None for _ in range(1000)) <= 6
+
+
+def test_readings_are_apart_where_their_intervals_are() -> None:
+    one = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05]
+    assert apart(one, [v + 0.1 for v in one])
+    assert not apart(one, [v + 0.02 for v in one])
+    assert not apart(one[:5], [v + 0.1 for v in one]), "five readings have no interval"

@@ -424,8 +424,22 @@ def profile_build(
 
 
 @app.command()
-def doctor(json: AsJson = False) -> None:
-    """Show what this machine has, what is missing and how to get it."""
+def doctor(
+    words: Words = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="Measure a program (target=…) against itself: how small a gain can be told.")
+    ] = False,
+    json: AsJson = False,
+    config_dir: ConfigDir = None,
+) -> None:
+    """Show what this machine has, what is missing and how to get it; or, with --noise, how unsteady it is."""
+    if noise:
+        from optimizer.cli.noise import command as measure
+
+        measure(words or [], config_dir or [], as_json=json)
+        return
+    if words:
+        raise typer.BadParameter("only --noise takes settings")
     from optimizer.cli.doctor import command
 
     command(as_json=json)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from optimizer.conditions import processors
 from optimizer.config.builds import builds_of
 from optimizer.config.compose import Tree
 from optimizer.config.made import Made
@@ -18,6 +19,7 @@ from optimizer.errors import ConfigError
 from optimizer.executors.site import Site, Told
 from optimizer.measure import LiveMeter, StillMeter
 from optimizer.objective import Goal
+from optimizer.process import place
 from optimizer.recipe import Plan
 from optimizer.space import Json, Space, canonical, digest, space_from
 
@@ -100,6 +102,7 @@ def site_of(order: Order) -> Site:
     space = None if order.space is None else space_from(json.loads(order.space))
     made = made_of(json.loads(order.target), space, order.plan, builds, order.device)
     meter = LiveMeter(made.device, order.plan, order.goal) if made.runs else StillMeter()
+    place(processors(order.plan.cpus), order.plan.nice)
     told = Told(
         platform.node(),
         made.space.document(),

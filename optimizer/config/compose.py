@@ -30,7 +30,7 @@ Tree = dict[str, Any]
 ROOT = "config"
 SCALARS = ("seed", "device", "ahead")
 WHOLE = ("objective.metrics", "objective.limits")  # given as a mapping, they replace the file's
-NOT_SHIPPED = ("study", "studies_dir", "budget", "tracking", "executor", "experiment", "build_cache")
+NOT_SHIPPED = ("study", "studies_dir", "budget", "tracking", "executor", "experiment", "build_cache", "noise_file")
 OPEN = (
     "objective.metrics.", "objective.limits.", "target.options.", "target.metrics.", "target.environment.",
     "target.build_environment.",

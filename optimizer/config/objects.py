@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from optimizer.conditions import processors
 from optimizer.config.builds import builds_of
 from optimizer.config.cluster import cluster_of, made_by
 from optimizer.config.compose import Composed, Tree
@@ -59,6 +60,7 @@ class Setup:
     news: Callable[[], Sequence[str]]  # what the user should know of what went on since it was last asked for
     settings: Settings
     builds: Builds
+    noise_file: Path
     prior: tuple[Known, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -127,6 +129,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
         settings=Settings(composed.words, composed.choices, composed.spaces, tree["target"]),
         prior=prior,
         builds=builds,
+        noise_file=Path(_text(tree, "noise_file")).expanduser(),
         warnings=tuple(told),
     )
 
@@ -198,10 +201,15 @@ def _known_statistic(metric: str, statistic: str) -> None:
 
 
 def _measuring(node: Tree) -> tuple[Plan, Confirm]:
-    plan = _filled(Plan, {k: v for k, v in node.items() if k != "confirm"}, "measure")
+    cpus = str(node.get("cpus", ""))  # YAML takes a single one for a number
+    plan = _filled(Plan, {k: v for k, v in node.items() if k != "confirm"} | {"cpus": cpus}, "measure")
     confirm = _filled(Confirm, node["confirm"], "measure.confirm")
     if plan.min_samples < 1 or plan.max_samples < plan.min_samples or plan.warmups < 0:
         raise ConfigError("measure: min_samples is at least 1, max_samples at least as many, warmups not negative.")
+    try:
+        processors(plan.cpus)
+    except ValueError:
+        raise ConfigError(f"measure.cpus is a list of processors such as 2-3,6, not '{cpus}'.") from None
     if confirm.rounds < 6:
         raise ConfigError("measure.confirm.rounds is at least 6: of fewer no 95% interval can be made.")
     return plan, confirm
@@ -323,6 +331,8 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
     if int in allowed and isinstance(value, int) and not isinstance(value, bool):
         return value
     if bool in allowed and isinstance(value, bool):
+        return value
+    if str in allowed and isinstance(value, str):
         return value
     names = {float: "a number", int: "a whole number", bool: "true or false", type(None): "null"}
     raise ConfigError(f"{path} is {' or '.join(names.get(a, str(a)) for a in allowed)}, not '{value}'.")

@@ -290,6 +290,10 @@ def _groups(side: Side) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+APART = ("packages", "load_1min", "load_avg", "noise")
+"""Facts of a host that are listed elsewhere or say nothing of how fast it is when it is quiet."""
+
+
 def _place(side: Side) -> Json:
     environment = side.environment
     packages = environment.host.get("packages")
@@ -297,7 +301,7 @@ def _place(side: Side) -> Json:
         "device": environment.device,
         "driver": environment.driver,
         **{f"compiler {n}": v for n, v in environment.compilers.items()},
-        **{f"host {n}": v for n, v in environment.host.items() if n not in ("packages", "load_1min", "load_avg")},
+        **{f"host {n}": v for n, v in environment.host.items() if n not in APART},
         **{f"package {n}": v for n, v in (packages.items() if isinstance(packages, Mapping) else ())},
         **{f"fact {n}": v for n, v in side.facts.items()},
         "commit": environment.commit,

@@ -1,21 +1,21 @@
 """What does a single study say? Its comparison, knobs, limits, front, failures and effort, as sections. Pure."""
 
 from collections.abc import Iterator, Mapping
-from statistics import median
 
 from optimizer.journal import Study
 from optimizer.metrics import METRICS
 from optimizer.report.blocks import Block, Bullets, Cell, Code, Section, table_of
 from optimizer.report.data import Link, links
 from optimizer.report.importance import MOST
+from optimizer.report.noise import noise_warnings
 from optimizer.report.savings import savings
-from optimizer.report.verdict import LOAD_PCT, leader, load_warning
+from optimizer.report.verdict import floor_text, leader
 from optimizer.stats import quantile
 from optimizer.text import changes, duration, first_words, quantity, value_text
 from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
 
 SHOWN = 10  # rows of a table
-DRIFT = 0.05  # change of the baseline that is worth a warning
+SHOWN_FACTS = ("system", "cores", "memory_bytes", "governor", "turbo", "smt", "cpus", "nice", "virtual", "isolation")
 
 
 def study_sections(study: Study, shares: Mapping[str, float]) -> list[Section]:
@@ -143,33 +143,8 @@ def example(trial: Trial) -> str:
 
 
 def _warnings(study: Study) -> Section | None:
-    """What spoils the comparison between trials, and what to do about it."""
-    found = [*load_warning(study), *_drift_warnings(study), *_load_warnings(study)]
+    found = noise_warnings(study)
     return Section("Warnings", (Bullets(tuple(found)),)) if found else None
-
-
-def _drift_warnings(study: Study) -> Iterator[str]:
-    metric = study.recipe.goal.first.metric
-    if study.baseline is None or not (first := samples_of(study.baseline).get(metric)):
-        return
-    readings = {after: median(s[metric]) for after, s in study.drift if s.get(metric)}
-    far = {after: value / median(first) - 1 for after, value in readings.items()}
-    worst = max(far, key=lambda after: abs(far[after]), default=None)
-    if worst is not None and abs(far[worst]) > DRIFT:
-        yield (
-            f"The machine drifted: the baseline's {metric}, read again after trial {worst}, had changed by "
-            f"{100 * far[worst]:+.1f} %. Single trials compare that badly; the verdict, measured interleaved, does not."
-        )
-
-
-def _load_warnings(study: Study) -> Iterator[str]:
-    loads = [v for t in study.trials for v in samples_of(t).get("foreign_load_pct", ())[:1]]
-    busy = sum(v > LOAD_PCT for v in loads)
-    if busy > len(loads) / 4:
-        yield (
-            f"Others used more than {LOAD_PCT:g} % of the machine during {busy} of {len(loads)} trials. Close what "
-            "runs beside the search, or give it more time (measure=thorough)."
-        )
 
 
 def _effort(study: Study) -> Section:
@@ -202,13 +177,16 @@ def _place(study: Study) -> Section:
     facts = environment.host
     rows = [["device", environment.device], ["driver", environment.driver], ["commit", environment.commit]]
     rows += [[name, version] for name, version in environment.compilers.items()]
-    rows += [
-        [name, _fact(name, facts[name])] for name in ("system", "cores", "memory_bytes", "governor") if facts.get(name)
-    ]
+    rows += [[name, _fact(name, facts[name])] for name in SHOWN_FACTS if facts.get(name) not in (None, "")]
+    rows += [["noise", floor_text(study)]]
     packages = facts.get("packages", {})
     rows += [["packages", ", ".join(f"{n} {v}" for n, v in packages.items())]] if packages else []
     return Section("Where it ran", (table_of(("", ""), [r for r in rows if r[1]]),))
 
 
 def _fact(name: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{what} {how}" for what, how in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return quantity("peak_memory_bytes", float(value)) if name == "memory_bytes" else str(value)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """What did a search end with, in a sentence or two, and may it be believed?"""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from optimizer.journal import Study
 from optimizer.stats import Judgement
@@ -38,8 +39,27 @@ def _verdict(study: Study) -> str:
         return f"**Same**: nothing beat the baseline, which against itself measured {verdict.ratio:.3f}× {interval}."
     return (
         f"**Same**: the leading finalist, trial {verdict.number}, can't be told from the baseline: "
-        f"{verdict.ratio:.3f}× in {verdict.metric} {interval}."
+        f"{verdict.ratio:.3f}× in {verdict.metric} {interval}.{_told_apart(study)}"
     )
+
+
+def _told_apart(study: Study) -> str:
+    return f" What can be told here is more than {text}." if (text := floor_text(study)) else ""
+
+
+def floor_of(study: Study) -> float | None:
+    """How far a ratio must lie from 1 to be told from it, percent: as measured on its machine before; None: never."""
+    told = study.environment.host.get("noise")
+    pct = told.get("pct") if isinstance(told, Mapping) else None
+    return float(pct) if isinstance(pct, int | float) and math.isfinite(pct) else None
+
+
+def floor_text(study: Study) -> str:
+    """In words; "" where none was measured."""
+    pct, told = floor_of(study), study.environment.host.get("noise")
+    if pct is None or not isinstance(told, Mapping):
+        return ""
+    return f"±{pct:.2g} % ({told.get('target')} against itself, {told.get('rounds')} rounds: doctor --noise)"
 
 
 def load_warning(study: Study) -> Iterator[str]:
