@@ -147,6 +147,9 @@ def recipe_from(document: Json) -> Recipe:
 
 
 def environment_from(document: Json) -> Environment:
+    """The inverse of Environment.document. Raises TypeError on anything else."""
+    if not all(isinstance(document.get(name, {}), dict) for name in ("compilers", "host")):
+        raise TypeError("the compilers and the host of an environment are objects")
     return Environment(**document)
 
 

@@ -117,7 +117,8 @@ def modes(samples: Sequence[float]) -> Modes | None:
     sums = list(accumulate(ordered))
 
     def explained(k: int) -> float:  # the sum of squares that a split before reading k leaves is a constant less this
-        return float(sums[k - 1] ** 2 / k + (sums[-1] - sums[k - 1]) ** 2 / (n - k))
+        left, right = sums[k - 1], sums[-1] - sums[k - 1]
+        return left * left / k + right * right / (n - k)
 
     at = max(range(1, n), key=explained)
     return Modes(median(ordered[:at]), median(ordered[at:]), (n - at) / n)

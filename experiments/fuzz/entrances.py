@@ -20,6 +20,7 @@ from optimizer.process import Conversation
 from optimizer.readers.formats import DamagedFileError, read_file
 from optimizer.readers.ingest import study_of, taken
 from optimizer.readers.recording import recording
+from optimizer.report.noise import noise_warnings
 from optimizer.targets.cache import BuildCache
 from optimizer.targets.native import NativeRunner
 from optimizer.trial import TrialError
@@ -189,6 +190,7 @@ def _journal(scratch: Path) -> Callable[[bytes], None]:
         path.write_bytes(data)
         study = read(path)
         _ = study.best, study.winner
+        noise_warnings(study)
 
     return take
 

@@ -9,7 +9,7 @@ from optimizer.journal import Study
 from optimizer.report.verdict import LOAD_PCT, floor_of, floor_text, leader, load_warning
 from optimizer.stats import apart, estimate, modes
 from optimizer.text import quantity
-from optimizer.trial import Trial, metrics_of, samples_of
+from optimizer.trial import Trial, samples_of
 
 DRIFT = 0.05  # change of the baseline that is worth a warning, whatever its interval says
 SEEN = 0.01  # change of the baseline, or distance of two heaps, that is worth one where it is sure
@@ -34,7 +34,7 @@ def _small_gain(study: Study) -> Iterator[str]:
 
 def _drift(study: Study) -> Iterator[str]:
     metric = study.recipe.goal.first.metric
-    if study.baseline is None or not (first := samples_of(study.baseline).get(metric)):
+    if study.baseline is None or not (first := samples_of(study.baseline).get(metric)) or not median(first):
         return
     readings = {after: s[metric] for after, s in study.drift if s.get(metric)}
     far = {after: median(values) / median(first) - 1 for after, values in readings.items()}
@@ -115,8 +115,8 @@ def _wide(study: Study) -> Iterator[str]:
 
 
 def _rel_error(trial: Trial, metric: str) -> float | None:
-    samples = samples_of(trial).get(metric, ())
-    if "given_up" in metrics_of(trial) or len(samples) < 2:
+    samples = samples_of(trial)
+    if "given_up" in samples or len(values := samples.get(metric, ())) < 2:
         return None
-    error = estimate(samples).rel_error
+    error = estimate(values).rel_error
     return error if math.isfinite(error) else None
