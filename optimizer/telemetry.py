@@ -16,6 +16,8 @@ from optimizer.nvml import handle_of, library
 from optimizer.trial import Samples
 
 PERIOD_S = 0.1
+STUCK_S = 10.0  # after which a driver that does not answer is left alone
+_STUCK: set[str | None] = set()  # GPUs of which nothing is asked any more: the search would hang with the driver
 
 REASONS: Mapping[int, str] = {
     0x1: "gpu_idle",
@@ -150,7 +152,7 @@ def watched(
     """Watches a GPU (None: the first), with a reading at the start and one at the end; filled when it ends, and empty
     where no such GPU answers. `pid`: the process whose GPU memory is told apart."""
     found: dict[str, tuple[float, ...]] = {}
-    reader = _reader(uuid, pid, only_utilization=only_utilization)
+    reader = None if uuid in _STUCK else _reader(uuid, pid, only_utilization=only_utilization)
     if reader is None:
         yield found
         return
@@ -167,9 +169,12 @@ def watched(
         yield found
     finally:
         ended.set()
-        watcher.join()
-        readings.append(reader.read())
-        found |= samples_of(readings)
+        watcher.join(STUCK_S)
+        if watcher.is_alive():
+            _STUCK.add(uuid)
+        else:
+            readings.append(reader.read())
+        found |= samples_of(tuple(readings))
 
 
 def _reader(uuid: str | None, pid: int | None, *, only_utilization: bool) -> Reader | None:

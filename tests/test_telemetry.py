@@ -1,6 +1,7 @@
 """What a GPU tells while it is measured: every unit converted, what is absent absent, heat seen."""
 
 import os
+import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -124,6 +125,23 @@ def test_a_gpu_that_is_lost_leaves_what_was_read(monkeypatch: pytest.MonkeyPatch
     with watched(None, None) as found:
         library.lost = True
     assert found["power_w"] == (118.345,)
+
+
+def test_a_driver_that_does_not_answer_any_more_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, released = FakeNvml("h100_busy"), threading.Event()
+    answering(monkeypatch, library)
+    monkeypatch.setattr(telemetry, "STUCK_S", 0.05)
+    monkeypatch.setattr(telemetry, "_STUCK", set())
+    asked = library.nvmlDeviceGetUtilizationRates
+    with watched(None, None) as found:
+        monkeypatch.setattr(library, "nvmlDeviceGetUtilizationRates", lambda h: released.wait(20) and asked(h))
+        time.sleep(0.05)
+    assert found["power_w"][0] == 118.345
+    monkeypatch.setattr(library, "nvmlDeviceGetUtilizationRates", asked)
+    with watched(None, None) as later:
+        pass
+    assert later == {}, "it is not asked again"
+    released.set()
 
 
 @pytest.mark.parametrize("uuid", [None, "GPU-of-another-machine"])

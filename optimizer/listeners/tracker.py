@@ -149,8 +149,8 @@ def sending(journal: Path, hurried: Callable[[], bool] = lambda: True) -> Iterat
             last_s, seen = time.monotonic(), now
         elif time.monotonic() - last_s > OTHER_S:
             raise ConfigError(
-                f"Another process{known_as(path)} sends the same study and has got no further for {OTHER_S:g} s. Let it "
-                f"end, or end it where it is stuck, then: python -m optimizer track {journal}"
+                f"Another process{known_as(path)} sends the same study and has got no further for {OTHER_S:g} s. Let "
+                f"it end, or end it where it is stuck, then: python -m optimizer track {journal}"
             )
     try:
         yield
