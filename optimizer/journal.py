@@ -27,7 +27,21 @@ from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe, differences, environment_from, recipe_from
 from optimizer.space import Json, Point
 from optimizer.stats import Judgement, Verdict
-from optimizer.trial import Artifact, Candidate, Check, Failed, Measured, Packed, Reason, Samples, Stage, Summary, Trial
+from optimizer.trial import (
+    Artifact,
+    Candidate,
+    Check,
+    Failed,
+    Measured,
+    Packed,
+    Reason,
+    Samples,
+    Stage,
+    Summary,
+    Trial,
+    artifact_document,
+    lean,
+)
 
 FORMAT = "optimizer-journal"
 VERSION = 1
@@ -124,7 +138,7 @@ def trial_document(trial: Trial) -> Json:
         "point": dict(trial.point),
         **told,
         "same_as": outcome.same_as,
-        "artifact": asdict(trial.artifact) if trial.artifact else None,
+        "artifact": artifact_document(trial.artifact) if trial.artifact else None,
         "seconds": dict(trial.seconds),
         "started_at_s": trial.started_at_s,
         "elapsed_s": trial.elapsed_s,
@@ -145,7 +159,7 @@ def trial_from(document: Json) -> Trial:
         check = Check(_numbers(document["check"]["errors"]), _numbers(document["check"]["quality"]))
         summaries = {str(name): Summary(**told) for name, told in document.get("summaries", {}).items()}
         outcome = Measured(check, _samples(document["samples"]), document["same_as"], summaries)
-    return Trial(
+    trial = Trial(
         candidate=Candidate(int(document["number"]), Point({intern(str(n)): v for n, v in document["point"].items()})),
         outcome=outcome,
         seconds=_numbers(document["seconds"]),
@@ -153,6 +167,7 @@ def trial_from(document: Json) -> Trial:
         started_at_s=float(document["started_at_s"]),
         elapsed_s=float(document["elapsed_s"]),
     )
+    return lean(trial)
 
 
 def _artifact(document: Json) -> Artifact | None:

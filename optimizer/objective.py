@@ -151,6 +151,8 @@ class Goal:
 
     def violations(self, trial: Trial, baseline: Trial) -> dict[str, float]:
         """The limits that a measured trial breaks, by metric, and by how much."""
+        if not self.limits:
+            return {}
         mine, theirs = samples_of(trial), samples_of(baseline)
         broken: dict[str, float] = {}
         for limit in self.limits:

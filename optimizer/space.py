@@ -36,7 +36,7 @@ class Point(Mapping[str, Value]):
     key: str
 
     def __init__(self, values: Mapping[str, Value]) -> None:
-        self._items = dict(sorted(values.items()))
+        self._items = {name: values[name] for name in sorted(values)}
         self.key = digest(self._items)
 
     def __getitem__(self, name: str) -> Value:

@@ -20,11 +20,11 @@ from optimizer.trial import (
     Failed,
     Measured,
     Outcome,
-    Packed,
     Reason,
     Stage,
     Trial,
     TrialError,
+    lean,
     samples_of,
 )
 
@@ -162,7 +162,7 @@ def search(
             if trial is None:
                 return  # what was asked ahead is asked again when the search is resumed
             if next_.build is not None:
-                trial = replace(trial, elapsed_s=elapsed_s())
+                trial = lean(replace(trial, elapsed_s=elapsed_s()))
                 for listener in listeners:
                     listener.on_trial(trial)
             seen.add(trial, recipe)
@@ -314,7 +314,7 @@ def _measured(
             with stack:
                 stage = Stage.MEASURE
                 with _timed(spent, stage, bench.clock):
-                    outcome: Outcome = Measured(check, Packed(seat.meter.measure(runner, best)))
+                    outcome: Outcome = Measured(check, seat.meter.measure(runner, best))
     except DeviceLost:
         seconds["lost"] = seconds.get("lost", 0.0) + bench.clock() - start_s
         return None

@@ -2,14 +2,22 @@
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from functools import lru_cache
 from itertools import accumulate, chain
 from statistics import median
-from typing import TypeVar
+from struct import Struct
+from typing import Any, TypeVar
 
 from optimizer.space import Point, digest
+
+_NONE: Mapping[str, Any] = {}
+"""Nothing is written to the mappings of a value, so the empty one is the same for all."""
+
+
+def _none() -> Mapping[str, Any]:
+    return _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +36,10 @@ class Artifact:
     code_key: str  # hash of the machine code (or whatever else decides what runs) alone
     path: str = ""  # the program or package, as a path on the host that built it
     arguments: tuple[str, ...] = ()  # run-time options: the program's own words
-    environment: Mapping[str, str] = field(default_factory=dict)  # variables set for the running program
+    environment: Mapping[str, str] = field(default_factory=_none)  # variables set for the running program
     command: tuple[str, ...] = ()  # the command that built it, for people
     log: str = ""  # what the compiler said
-    facts: Mapping[str, float] = field(default_factory=dict)  # what the build told: compile_time_s, binary_bytes, …
+    facts: Mapping[str, float] = field(default_factory=_none)  # what the build told: compile_time_s, binary_bytes, …
 
     @property
     def identity(self) -> str:
@@ -43,8 +51,8 @@ class Artifact:
 class Check:
     """How far an artifact's answers lie from the reference, and what they are worth."""
 
-    errors: Mapping[str, float] = field(default_factory=dict)  # {"max_rel_error": 3e-3}
-    quality: Mapping[str, float] = field(default_factory=dict)  # {"perplexity": 3.2}
+    errors: Mapping[str, float] = field(default_factory=_none)  # {"max_rel_error": 3e-3}
+    quality: Mapping[str, float] = field(default_factory=_none)  # {"perplexity": 3.2}
 
 
 Samples = Mapping[str, tuple[float, ...]]
@@ -58,11 +66,11 @@ class Packed(Mapping[str, tuple[float, ...]]):
 
     def __init__(self, samples: Samples) -> None:
         self._shape = _shape(tuple((name, len(values)) for name, values in samples.items()))
-        self._readings = array("d", chain.from_iterable(samples.values()))
+        self._readings = array("d", chain.from_iterable(samples.values())).tobytes()  # an array keeps room to grow
 
     def __getitem__(self, name: str) -> tuple[float, ...]:
         start, end = self._shape[name]
-        return tuple(self._readings[start:end])
+        return tuple(memoryview(self._readings).cast("d")[start:end])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._shape)
@@ -72,6 +80,37 @@ class Packed(Mapping[str, tuple[float, ...]]):
 
     def __repr__(self) -> str:
         return repr(dict(self))
+
+
+class Numbers(Mapping[str, float]):
+    """Named numbers at 8 bytes each; trials that have the same names share them."""
+
+    __slots__ = ("_places", "_values")
+
+    def __init__(self, values: Mapping[str, float]) -> None:
+        self._places = _places(tuple(values))
+        self._values = array("d", values.values()).tobytes()
+
+    def __getitem__(self, name: str) -> float:
+        number: float = _DOUBLE.unpack_from(self._values, self._places[name])[0]
+        return number
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+_DOUBLE = Struct("d")
+
+
+@lru_cache(maxsize=4096)
+def _places(names: tuple[str, ...]) -> Mapping[str, int]:
+    return {name: i * _DOUBLE.size for i, name in enumerate(names)}
 
 
 @lru_cache(maxsize=4096)
@@ -149,7 +188,9 @@ class Measured:
     check: Check
     samples: Samples
     same_as: int | None = None  # the trial whose machine code this one shares and whose readings it took over
-    summaries: Mapping[str, Summary] = field(default_factory=dict)  # metrics of which the single readings are not known
+    summaries: Mapping[str, Summary] = field(
+        default_factory=_none
+    )  # metrics of which the single readings are not known
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +208,7 @@ Outcome = Measured | Failed
 class Trial:
     candidate: Candidate
     outcome: Outcome
-    seconds: Mapping[str, float] = field(default_factory=dict)  # wall time by stage: ask, build, verify, measure
+    seconds: Mapping[str, float] = field(default_factory=_none)  # wall time by stage: ask, build, verify, measure
     artifact: Artifact | None = None  # None where building failed
     started_at_s: float = 0.0  # seconds since 1970; for people and for MLflow, never compared
     elapsed_s: float = 0.0  # the search's own clock when the trial ended; pauses before a resume don't count
@@ -179,6 +220,31 @@ class Trial:
     @property
     def point(self) -> Point:
         return self.candidate.point
+
+
+def lean(trial: Trial) -> Trial:
+    """The same trial in less memory, for a search that keeps them all."""
+    outcome = trial.outcome
+    if isinstance(outcome, Measured):
+        samples = outcome.samples if isinstance(outcome.samples, Packed) else Packed(outcome.samples)
+        check = Check(_lean(outcome.check.errors), _lean(outcome.check.quality))
+        outcome = replace(outcome, check=check, samples=samples)
+    artifact = trial.artifact
+    if artifact is not None:
+        artifact = replace(artifact, facts=_lean(artifact.facts), environment=artifact.environment or _NONE)
+    return replace(trial, outcome=outcome, seconds=_lean(trial.seconds), artifact=artifact)
+
+
+def _lean(values: Mapping[str, float]) -> Mapping[str, float]:
+    if not values:
+        return _NONE
+    return values if isinstance(values, Numbers) else Numbers(values)
+
+
+def artifact_document(artifact: Artifact) -> dict[str, Any]:
+    """An artifact as JSON takes it."""
+    told = {f.name: getattr(artifact, f.name) for f in fields(artifact)}
+    return {name: dict(value) if isinstance(value, Mapping) else value for name, value in told.items()}
 
 
 def samples_of(trial: Trial) -> Samples:

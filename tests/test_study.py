@@ -31,7 +31,19 @@ from optimizer.space import Point
 from optimizer.study import search
 from optimizer.targets.replay import PlayedMeter, Replay
 from optimizer.targets.synthetic import SyntheticRunner, SyntheticTarget
-from optimizer.trial import Artifact, Check, Failed, Measured, Packed, Reason, Samples, Stage, Trial, TrialError
+from optimizer.trial import (
+    Artifact,
+    Check,
+    Failed,
+    Measured,
+    Numbers,
+    Packed,
+    Reason,
+    Samples,
+    Stage,
+    Trial,
+    TrialError,
+)
 
 
 def test_number_0_is_the_baseline_then_the_known_good_points() -> None:
@@ -342,6 +354,7 @@ def test_readings_are_kept_small_and_read_as_they_were() -> None:
         packed["other"]
     trials, _ = searched(recipe_of(), synthetic(), 3)
     assert all(isinstance(t.outcome.samples, Packed) for t in trials if isinstance(t.outcome, Measured))
+    assert all(isinstance(t.seconds, Numbers) for t in trials)
 
 
 @dataclass

@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 GEMM = ("target.options.m=64", "target.options.n=64", "target.options.k=64", "measure.confirm.max_seconds=1")
 NOT_OURS = ("build", "verify", "measure", "confirm")
 ROOMY = ("space.unroll=range(1,1001)", "space.constraints.budget=null")  # 384,000 valid configurations
-BLOCKS = 10
+TENTHS, BLOCKS = 10, 100  # a long search in tenths, each in blocks whose costs give a median
 
 
 def interval(values: Sequence[float]) -> list[float]:
@@ -135,7 +135,7 @@ def loop(repeats: int) -> dict[str, Any]:
 
 
 class Watch:
-    """A screen that notes time and memory at ten moments of a search."""
+    """A screen that notes time and memory after every block of trials."""
 
     def __init__(self, trials: int) -> None:
         self.trials, self.seen = trials, 0
@@ -143,7 +143,7 @@ class Watch:
 
     def on_trial(self, trial: Trial) -> None:
         self.seen += 1
-        if self.seen % (self.trials // BLOCKS) == 0:
+        if self.seen % (self.trials // (TENTHS * BLOCKS)) == 0:
             self.marks.append((self.seen, *_now()))
 
     def on_start(self, recipe: Recipe, environment: Environment) -> None: ...
@@ -180,15 +180,27 @@ def long_search(trials: int) -> dict[str, Any]:
         assert len(study.trials) == trials
     pairs = list(zip(watch.marks, watch.marks[1:], strict=False))
     cpu_ms = [1000 * (b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs]
-    first, last = watch.marks[1], watch.marks[-1]
+    tenths = [cpu_ms[i * BLOCKS : (i + 1) * BLOCKS] for i in range(TENTHS)]
+    start, last = watch.marks[BLOCKS], watch.marks[-1]  # what the first tenth takes is the program's own
     peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "trials": trials,
-        "cpu_ms_a_trial_by_tenth": cpu_ms,
-        "ratio_last_tenth_to_second": cpu_ms[-1] / cpu_ms[1],
-        "bytes_a_trial_while_searching": (last[2] - first[2]) / (last[0] - first[0]),
+        "cpu_ms_a_trial_by_tenth": [summary(tenth) for tenth in tenths],
+        "ratio_middle_tenth_to_first": ratio(tenths[TENTHS // 2], tenths[0]),
+        "ratio_last_tenth_to_first": ratio(tenths[-1], tenths[0]),
+        "cpu_ms_a_trial_all": 1000 * (last[1] - watch.marks[0][1]) / trials,
+        "bytes_a_trial_while_searching": (last[2] - start[2]) / (last[0] - start[0]),
         "bytes_a_trial_at_the_peak": (peak_bytes - watch.marks[0][2]) / trials,
     }
+
+
+def ratio(late: Sequence[float], early: Sequence[float]) -> dict[str, Any]:
+    """Of the medians, with a bootstrapped 95% interval."""
+    rng = Random(0)
+    drawn = sorted(
+        median(rng.choices(late, k=len(late))) / median(rng.choices(early, k=len(early))) for _ in range(2000)
+    )
+    return {"median": median(late) / median(early), "interval_95": [drawn[49], drawn[1950]], "n": len(late)}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 from optimizer.errors import MALFORMED, ConfigError
 from optimizer.space import EffectKind, Point, Space
 from optimizer.targets.cache import BuildCache
-from optimizer.trial import Artifact
+from optimizer.trial import Artifact, artifact_document
 
 RECORD = "artifact.json"
 CACHED = "build_cached"
@@ -92,7 +92,7 @@ def kept_or_made(
             return _from_record(known)
         artifact = _made(folder, place, make)
         if cache is not None:
-            cache.put(key, asdict(artifact), [Path(artifact.path)])
+            cache.put(key, artifact_document(artifact), [Path(artifact.path)])
         return artifact
 
 
@@ -100,7 +100,7 @@ def _made(folder: Path, place: Path, make: Callable[[Path, Path], Artifact]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
         artifact = make(Path(scratch), place)
-        (Path(scratch) / RECORD).write_text(json.dumps(asdict(artifact), indent=1), encoding="utf-8")
+        (Path(scratch) / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
         moved(Path(scratch), place)
     return artifact
 

@@ -72,7 +72,8 @@ class SyntheticTarget:
         point = Point(json.loads(artifact.arguments[0]))
         latency_s, memory = self.latency_s(point), self.peak_memory_bytes(point)
         rng = Random(f"{self.seed} {point.key} {self._opened[point.key]}")
-        self._opened[point.key] += 1
+        if self.noise:
+            self._opened[point.key] += 1
         yield SyntheticRunner(latency_s, memory, self.noise, rng, self.run_s)
 
     def _cost(self, knob: Knob, value: Value) -> float:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from optimizer.targets.command.readings import Reading, readings
 from optimizer.targets.command.runner import BuiltOnly, CommandRunner
 from optimizer.targets.command.sources import Sources
 from optimizer.targets.native import Limits, code_key
-from optimizer.trial import Artifact, Reason, TrialError
+from optimizer.trial import Artifact, Reason, TrialError, artifact_document
 
 BUILD = "build"
 """Where a reading is that comes of what the build commands printed."""
@@ -151,7 +151,7 @@ class CommandTarget:
                 shutil.rmtree(place)  # of a build that was interrupted
             place.mkdir()
             artifact = self._built(point, key, place)
-            (place / RECORD).write_text(json.dumps(asdict(artifact), indent=1), encoding="utf-8")
+            (place / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
             return artifact
 
     def _built(self, point: Point, key: str, place: Path) -> Artifact:

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from optimizer.targets.native import Limits, NativeRunner
 from optimizer.targets.torch.backends.options import environment
 from optimizer.targets.torch.parts import BACKEND
 from optimizer.targets.torch.workers import WORKER, Zygote
-from optimizer.trial import Artifact, Reason, TrialError
+from optimizer.trial import Artifact, Reason, TrialError, artifact_document
 
 IMPORTED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", WORKER)
 """What every worker finds imported. None of it touches a tensor or starts a thread."""
@@ -87,7 +87,7 @@ class TorchTarget:
             try:
                 artifact = self._built(point, key, place)
                 (place / POINT).write_text(json.dumps(dict(point)), encoding="utf-8")
-                (place / RECORD).write_text(json.dumps(asdict(artifact), indent=1), encoding="utf-8")
+                (place / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
             except TrialError:
                 shutil.rmtree(place, ignore_errors=True)
                 raise
