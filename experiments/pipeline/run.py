@@ -1,7 +1,7 @@
 """What does the pipeline save, and what does it cost? Each part writes its figures into result.json beside this file.
 
 python experiments/pipeline/run.py                     (all parts; half an hour on two quiet cores)
-python experiments/pipeline/run.py cache same          (some of them: cache, same, loop, long)
+python experiments/pipeline/run.py cache loop          (some of them: cache, loop, ray, long)
 
 Nothing here depends on absolute times but `loop`: ratios are of neighbours, medians have a bootstrapped 95% interval.
 """
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from statistics import median
@@ -27,7 +28,7 @@ from optimizer.journal import Study, read
 from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe
 from optimizer.session import run as run_session
-from optimizer.trial import Samples, Trial, TrialError
+from optimizer.trial import Samples, Trial
 
 HERE = Path(__file__).parent
 GEMM = ("target.options.m=64", "target.options.n=64", "target.options.k=64", "measure.confirm.max_seconds=1")
@@ -83,52 +84,59 @@ def points(folder: Path, study: str) -> list[object]:
     return [t.point for t in read(folder / "studies" / study / "journal.jsonl").trials]
 
 
-# --- the same machine code
-
-
-def same(configurations: int) -> dict[str, Any]:
-    """Of random configurations of a space of flags alone: how many give code that an earlier one gave."""
-    found = {
-        "gxx_gemm": ("target=gemm_cpu", "space=[gxx]", "space.omp_proc_bind=none", "space.omp_wait_policy=none"),
-        "gxx_conv": ("target=conv_cpu", "space=[gxx]", "space.omp_proc_bind=none", "space.omp_wait_policy=none"),
-        "nvrtc_gemm": ("target=gemm_cuda", "device=none", "space=[cuda_flags]", "space.compiler=nvrtc"),
-        "nvrtc_conv": ("target=conv_cuda", "device=none", "space=[cuda_flags]", "space.compiler=nvrtc"),
-    }
-    return {name: recognised(words, configurations) for name, words in found.items()}
-
-
-def recognised(words: Sequence[str], configurations: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as name:
-        setup = load([*words, f"studies_dir={name}", "study=s", "build_cache.folder=null"], (), date(2026, 1, 1))
-        setup.made.prepare()
-        rng, identities, failed = Random(0), [], 0
-        for _ in range(configurations):
-            try:
-                identities.append(setup.made.target.build(setup.feasible.sample(rng)).identity)
-            except TrialError:
-                failed += 1
-        distinct = len(set(identities))
-    return {
-        "configurations": configurations,
-        "failed": failed,
-        "distinct": distinct,
-        "evaluations_saved_share": 1 - distinct / len(identities),
-    }
-
-
 # --- what the loop costs
 
 
+ZERO_COST = ("target=synthetic", "strategy=random", "measure=quick", "measure.drift_every=0", *ROOMY)
+
+
 def loop(repeats: int) -> dict[str, Any]:
-    """The loop's own time a trial with the pool and MLflow on: all but building, verifying, measuring, confirming."""
-    words = ("target=synthetic", "strategy=random", "measure=quick", "budget.trials=1000", "executor.workers=2", *ROOMY)
-    own = []
+    """The loop's own time a trial with the pool and MLflow on: all but building, verifying, measuring, confirming. And
+    everything up to the last trial, with what the synthetic target takes."""
+    words = (*ZERO_COST, "budget.trials=1000", "executor.workers=2", "tracking=mlflow")
+    own, whole = [], []
     for _ in range(repeats):
-        with tempfile.TemporaryDirectory() as folder:
-            found = search(Path(folder), "x", *words, "tracking=mlflow")
+        with tempfile.TemporaryDirectory() as name:
+            found = search(Path(name), "x", *words)
+            trials = read(Path(name) / "studies" / "x" / "journal.jsonl").trials
         seconds = found["seconds"]
         own.append(1000 * (seconds["total"] - sum(seconds.get(s, 0.0) for s in NOT_OURS)) / found["trials"])
-    return {"own_ms_a_trial": summary(own)}
+        whole.append(1000 * trials[-1].elapsed_s / len(trials))
+    return {"own_ms_a_trial": summary(own), "everything_ms_a_trial": summary(whole)}
+
+
+def loop_with_ray(repeats: int) -> dict[str, Any]:
+    """Everything a trial up to the last, on a cluster of two machines: a build's task and its parcel, the device taken
+    and given, a program opened, verified, measured and closed by calls. Beside it the same words without Ray."""
+    from ray.cluster_utils import Cluster
+
+    words = (*ZERO_COST, "budget.trials=500", "tracking=none")
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # its sockets need a short path
+        store = {"object_store_memory": 80_000_000}
+        cluster: Any = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store}
+        )
+        try:
+            for machine in ("one", "two"):
+                (Path(folder) / machine).mkdir()
+                cluster.add_node(num_cpus=1, env_vars={"TMPDIR": str(Path(folder) / machine)}, **store)
+            there = ("executor=ray", f"executor.address={cluster.address}")
+            pairs = [(by_trial(*words, *there), by_trial(*words)) for _ in range(repeats)]
+        finally:
+            cluster.shutdown()
+    return {
+        "everything_ms_a_trial": summary([median(ray) for ray, _ in pairs]),
+        "mean_ms_a_trial": summary([sum(ray) / len(ray) for ray, _ in pairs]),
+        "everything_ms_a_trial_without_ray": summary([median(local) for _, local in pairs]),
+    }
+
+
+def by_trial(*words: str) -> list[float]:
+    """Milliseconds between the ends of neighbouring trials, the first hundred left out: machines import meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        search(Path(name), "x", *words)
+        ends = [t.elapsed_s for t in read(Path(name) / "studies" / "x" / "journal.jsonl").trials]
+    return [1000 * (b - a) for a, b in pairwise(ends[100:])]
 
 
 # --- a long search
@@ -206,14 +214,13 @@ def ratio(late: Sequence[float], early: Sequence[float]) -> dict[str, Any]:
 def main() -> None:
     parts: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "cache": lambda given: cache(given.repeats),
-        "same": lambda given: same(given.configurations),
         "loop": lambda given: loop(given.repeats),
+        "ray": lambda given: loop_with_ray(given.repeats),
         "long": lambda given: long(given.trials),
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="unset: all")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--configurations", type=int, default=200)
     parser.add_argument("--trials", type=int, default=100_000, help="of the long search")
     parser.add_argument("--long-search", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
