@@ -175,6 +175,19 @@ def chosen_gpus(device: str, compilers: Mapping[str, str]) -> tuple[Cuda, ...]:
     return tuple(Cuda(gpu, compilers) for gpu in chosen)
 
 
+def gpu_kinds() -> dict[str, list[str]]:
+    """The GPUs that this search may use, by what must agree before their times are compared: its name → their UUIDs.
+    Raises ConfigError where there is none."""
+    everything, problem = gpus()
+    shown = visible(everything, os.environ.get(VISIBLE))
+    if not shown:
+        raise ConfigError(_no_gpu(everything, problem))
+    found: dict[str, list[str]] = {}
+    for gpu in sorted(shown, key=_kind):
+        found.setdefault(f"{gpu.name}, {gpu.memory_bytes >> 20} MiB", []).append(gpu.uuid)
+    return found
+
+
 def chosen_gpu(device: str, compilers: Mapping[str, str]) -> Cuda:
     """The first of them."""
     return chosen_gpus(device, compilers)[0]

@@ -75,6 +75,10 @@ def search(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the composed configuration as YAML and exit.")
     ] = False,
+    per_device: Annotated[
+        bool,
+        typer.Option("--per-device", help="A study of its own, NAME-DEVICE, for each kind of device that there is."),
+    ] = False,
     config_dir: ConfigDir = None,
 ) -> None:
     """Search a space by really compiling and running, and prove the winner.
@@ -93,7 +97,15 @@ def search(
     """
     from optimizer.cli.search import command
 
-    command(words or [], config_dir or [], dry_run=dry_run, resume=resume, as_json=json, print_config=print_config)
+    command(
+        words or [],
+        config_dir or [],
+        dry_run=dry_run,
+        resume=resume,
+        as_json=json,
+        print_config=print_config,
+        each_device=per_device,
+    )
 
 
 @app.command()

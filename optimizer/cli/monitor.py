@@ -185,4 +185,12 @@ def _research(
     history.add_research(here)
     from optimizer.cli.search import command as search
 
-    search(words, [*folders, folder / "conf"], dry_run=False, resume=False, as_json=False, print_config=False)
+    search(
+        words,
+        [*folders, folder / "conf"],
+        dry_run=False,
+        resume=False,
+        as_json=False,
+        print_config=False,
+        each_device=False,
+    )

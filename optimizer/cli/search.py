@@ -11,7 +11,10 @@ from itertools import islice
 from pathlib import Path
 
 from optimizer.cli import INTERRUPTED
+from optimizer.cli.allocation import sent
+from optimizer.cli.per_device import per_device
 from optimizer.config import Setup, composed, load
+from optimizer.config.allocation import asks_for_allocation, without_executor, words_outside
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, read
 from optimizer.report.savings import savings
@@ -26,13 +29,37 @@ SHOWN = 5
 
 
 def command(
-    words: Sequence[str], folders: Sequence[Path], *, dry_run: bool, resume: bool, as_json: bool, print_config: bool
+    words: Sequence[str],
+    folders: Sequence[Path],
+    *,
+    dry_run: bool,
+    resume: bool,
+    as_json: bool,
+    print_config: bool,
+    each_device: bool,
 ) -> None:
+    if print_config:
+        _print_config(_resumed(words) if resume else words, folders)
+        return
+    made = composed(words, folders)
+    if asks_for_allocation(made) and not dry_run:
+        flags = {"--resume": resume, "--json": as_json, "--per-device": each_device}
+        sent(made, folders, [flag for flag, given in flags.items() if given])
+    if asks_for_allocation(made):
+        words = words_outside(made)  # a plan needs no machines
+
+    def one(words: Sequence[str], resume: bool) -> None:
+        _searched(words, folders, dry_run=dry_run, resume=resume, as_json=as_json)
+
+    if each_device:
+        per_device(words, folders, one, resume=resume)
+    else:
+        one(words, resume)
+
+
+def _searched(words: Sequence[str], folders: Sequence[Path], *, dry_run: bool, resume: bool, as_json: bool) -> None:
     if resume:
         words = _resumed(words)
-    if print_config:
-        _print_config(words, folders)
-        return
     setup = load(words, folders, date.today())
     if dry_run:
         print(_plan(setup))
@@ -60,7 +87,7 @@ def _resumed(words: Sequence[str]) -> list[str]:
     journal = Path(given.get("studies_dir", "studies")) / given["study"] / "journal.jsonl"
     if not journal.exists():
         raise ConfigError(f"There is no study {given['study']} to resume ({journal}); leave --resume away to start it.")
-    return [*read(journal).settings.words, *words]
+    return [*without_executor(read(journal).settings.words, words), *words]
 
 
 def _print_config(words: Sequence[str], folders: Sequence[Path]) -> None:

@@ -33,7 +33,7 @@ WHOLE = ("objective.metrics", "objective.limits")  # given as a mapping, they re
 NOT_SHIPPED = ("study", "studies_dir", "budget", "tracking", "executor", "experiment", "build_cache", "noise_file")
 OPEN = (
     "objective.metrics.", "objective.limits.", "target.options.", "target.metrics.", "target.environment.",
-    "target.build_environment.",
+    "target.build_environment.", "executor.more.",
 )  # fmt: skip
 """Mappings to which anybody may add."""
 

@@ -18,7 +18,7 @@ from optimizer.config.compose import Composed, Tree
 from optimizer.config.made import Builds, Made
 from optimizer.config.prior import known_of
 from optimizer.config.spaces import space_of
-from optimizer.config.targets import made_target
+from optimizer.config.targets import device_name, made_target
 from optimizer.device import physical_cores
 from optimizer.errors import ConfigError, nearest
 from optimizer.executors.local import LocalExecutor
@@ -33,7 +33,7 @@ from optimizer.strategies.prior import Known
 from optimizer.strategies.proposals import Proposals, Proposer
 
 T = TypeVar("T")
-EXECUTORS = ("local", "ray")
+EXECUTORS = ("local", "ray", "slurm")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Setup:
     noise_file: Path
     prior: tuple[Known, ...] = ()
     warnings: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()  # of devices in a cluster; this study is one of the first's
 
     @property
     def folder(self) -> Path:
@@ -80,7 +81,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
     """Raises ConfigError for whatever can't work, before anything is built, run or written."""
     tree = composed.tree
     studies_dir = Path(_text(tree, "studies_dir"))
-    study = _study_name(tree["study"]) or new_study_name(studies_dir, _target_name(tree["target"]), today)
+    study = study_of(tree, today)
     plan, confirm = _measuring(tree["measure"])
     goal = goal_of(tree["objective"])
     builds, told = builds_of(tree["build_cache"], (studies_dir / study / "build").resolve(), goal)
@@ -88,9 +89,12 @@ def setup_of(composed: Composed, today: date) -> Setup:
     ahead = _whole(tree, "ahead", 1)
     executor: Callable[[], Executor]
     news: Callable[[], Sequence[str]]
-    if _executor_name(tree["executor"]) == "ray":
+    kinds: tuple[str, ...] = ()
+    if (name := _executor_name(tree["executor"])) == "slurm":
+        raise ConfigError("executor=slurm is for `search`, which sends itself into an allocation of the batch system.")
+    if name == "ray":
         cluster = cluster_of(tree, space, plan, goal, builds.folder)
-        made = made_by(cluster, str(tree["device"]))
+        made, kinds = made_by(cluster, device_name(str(tree["device"]), tree["target"])), tuple(sorted(cluster.kinds))
         executor, news = (lambda: cluster.executor(ahead)), (lambda: (*builds.news(), *cluster.news()))
     else:
         workers = _workers(tree["executor"])
@@ -131,6 +135,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
         builds=builds,
         noise_file=Path(_text(tree, "noise_file")).expanduser(),
         warnings=tuple(told),
+        kinds=kinds,
     )
 
 
@@ -146,6 +151,12 @@ def strategy_for(
     options = {**part.options, **({"prior": prior} if "prior" in part.options else {})}
     proposer = _proposer(Part(part.name, options), len(goal.objectives), seed, feasible)
     return Proposals(proposer, feasible, goal, Random(f"nearest {seed}"), start)
+
+
+def study_of(tree: Tree, today: date) -> str:
+    """The study's name, or a new one. Raises ConfigError where it can't be that of a folder."""
+    named = _study_name(tree["study"])
+    return named or new_study_name(Path(_text(tree, "studies_dir")), _target_name(tree["target"]), today)
 
 
 def new_study_name(studies_dir: Path, target: str, today: date) -> str:

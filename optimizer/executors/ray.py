@@ -197,7 +197,8 @@ class Cluster:
     def _pinned(self, found: Sequence[Host]) -> Told:
         """The kind of device that most machines have, or the one that is asked for."""
         wanted = self._settings.device
-        fitting = [h for h in found if wanted is None or wanted.lower() in described(h.told.kind).lower()]
+        exactly = [h for h in found if wanted == described(h.told.kind)]
+        fitting = exactly or [h for h in found if wanted is None or wanted.lower() in described(h.told.kind).lower()]
         if not fitting:
             listed = "; ".join(f"{n} × {kind}" for kind, n in self.kinds.items())
             raise ConfigError(f"executor.device={wanted} is on no machine of the cluster. There are: {listed}.")

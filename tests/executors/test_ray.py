@@ -12,6 +12,7 @@ import pytest
 from simple import Tape
 
 from optimizer.config import Setup, load
+from optimizer.config.kinds import kinds_of
 from optimizer.errors import ConfigError
 from optimizer.measure import LiveMeter
 from optimizer.protocols import Listener
@@ -150,6 +151,19 @@ def test_what_one_machine_builds_another_measures(machines: Machines, tmp_path: 
             assert Path(mine.artifact.path).is_relative_to(setup.builds.folder), "the study keeps what was built"
             assert Path(mine.artifact.path).is_file()
     assert not list((machines.folder).glob("machine*/optimizer-*/*/*")), "nothing stays on the machines"
+
+
+def test_a_kind_of_device_is_chosen_by_its_own_words(machines: Machines, tmp_path: Path) -> None:
+    node = machines.add()
+    words = [*SYNTHETIC, "executor=ray", f"executor.address={machines.address}", f"studies_dir={tmp_path}"]
+    [kind] = kinds_of(words, (), date(2026, 1, 1))
+    chosen = setup_of([*words, *kind.words], tmp_path)
+    try:
+        assert chosen.kinds == (kind.name,)
+        assert kind.name.startswith(chosen.made.device.describe().device)
+    finally:
+        chosen.executor().close()
+        machines.kill(node)
 
 
 def test_without_a_cluster_the_remedy_is_named(tmp_path: Path) -> None:
