@@ -3,19 +3,28 @@
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from optimizer.executors.rates import Turnstile
 from optimizer.protocols import Clock, Target
 from optimizer.space import Point
 from optimizer.trial import Artifact, TrialError
 
 
 class LocalExecutor:
-    """A pool of threads, each waiting for a compiler's process."""
+    """A pool of threads, each waiting for a compiler's process: at most `workers` at once, and no more than keep up
+    with the device where it measures meanwhile."""
 
     def __init__(self, workers: int) -> None:
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="build")
+        self._turnstile = Turnstile(workers, time.perf_counter)
 
     def build(self, target: Target, point: Point, *, fresh: bool = False) -> Future[tuple[Artifact, float]]:
-        return self._pool.submit(_built, target, point, fresh, time.perf_counter)
+        if target.shares_cpu:  # nothing is measured before all that was asked for is built
+            return self._pool.submit(_built, target, point, fresh, time.perf_counter)
+        return self._pool.submit(self._in_turn, target, point, fresh)
+
+    def _in_turn(self, target: Target, point: Point, fresh: bool) -> tuple[Artifact, float]:
+        with self._turnstile.turn():
+            return _built(target, point, fresh, time.perf_counter)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
