@@ -5,7 +5,8 @@ python experiments/pipeline/ahead.py            (about five minutes, nearly all 
 A target that does not share the processor (a GPU's kernel): while the device measures a trial, the candidates that the
 strategy has asked ahead are built. `ahead=1` builds and measures in turns; with `ahead=4` whatever the strategy would
 ask for next is built meanwhile. Every pair of searches runs the same candidates, taking turns. `twins`: half of the
-points give code that is known, which is dropped without being measured. Writes ahead.json beside itself.
+points give code that is known, which is dropped without being measured. Writes ahead.json beside
+itself, and goes on where it was interrupted.
 """
 
 import json
@@ -67,7 +68,7 @@ class Slept:
         artifact = self.inner.build(point)
         if not self.twins:
             return artifact
-        alike = self.inner.build(Point({**point, "a": 1, "b": 1, "c": int(point["c"]) % 2}))
+        alike = self.inner.build(Point({**point, "a": 1, "b": 1, "c": 1 + int(point["c"]) % 2}))
         return replace(alike, key=point.key)
 
     def open(self, artifact: Artifact) -> AbstractContextManager[Runner]:
@@ -121,15 +122,20 @@ def main() -> None:
         "trials": TRIALS,
         "repeats": REPEATS,
     }
+    path = HERE / "ahead.json"
+    if path.exists():
+        result = json.loads(path.read_text(encoding="utf-8"))
     for twins in (False, True):
         for ratio in RATIOS:
-            found = [pair(ratio, seed, twins=twins) for seed in range(REPEATS)]
             name = f"a build takes {ratio:g} of a measurement" + (", half of the points have twins" if twins else "")
+            if name in result:
+                continue
+            found = [pair(ratio, seed, twins=twins) for seed in range(REPEATS)]
             result[name] = {
                 key: {"median": round(median(f[key] for f in found), 3), "all": [round(f[key], 3) for f in found]}
                 for key in found[0]
             }
-            (HERE / "ahead.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             print(name, json.dumps(result[name]), flush=True)
 
 
