@@ -18,6 +18,7 @@ from typing import IO, Any
 from optimizer.errors import ConfigError
 
 START_S = 300.0  # torch's first import on a cold disk
+DIE_S = 5.0  # for what was killed to end
 SEND_S = 60.0  # for a server to make room for a request
 MAX_SAID = 16_000  # bytes shown of what a server printed that did not start
 
@@ -91,7 +92,7 @@ class Child:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.ended(5.0)
+            self.ended(DIE_S)
 
     def _line(self, timeout: float | None) -> tuple[str, str]:
         """The next word that the server sends of it; ("", "") where the server is gone."""

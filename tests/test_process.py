@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,6 +170,20 @@ def test_tools_tell_status_output_and_time(tmp_path: Path) -> None:
 def test_the_cpu_time_of_a_tool_has_its_children(tmp_path: Path) -> None:
     work = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'sum(range(2*10**7))'])"
     assert run_tool([sys.executable, "-c", work], 20.0, tmp_path).cpu_s > 0.1
+
+
+def test_a_tool_of_whose_end_nothing_is_heard_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs in the kernel, say; here who would tell of its end is stopped."""
+    monkeypatch.setattr("optimizer.forkserver.DIE_S", 0.1)
+    assert run_tool(["true"], 20.0, tmp_path).status == 0
+    keeper = process._KEEPER.ready["pid"]
+    stop = threading.Timer(0.3, os.kill, (keeper, signal.SIGSTOP))
+    stop.start()
+    done = run_tool(["sleep", "600"], 1.0, tmp_path)
+    os.kill(keeper, signal.SIGCONT)
+    assert done.status is None and done.cpu_s == 0.0
 
 
 def test_a_tool_that_hangs_is_ended_with_all_its_children(tmp_path: Path) -> None:
