@@ -5,7 +5,8 @@ python experiments/pipeline/peers.py --opentuner /tmp/opentuner/bin/python     (
 
 The tools take turns, in an order that changes from repeat to repeat. What each calls its best (ours: the best trial as
 measured, at the full budget and at half of it, before any confirmation) is built by the same command and measured
-again, interleaved, in processes started anew each round. Writes peers.json beside itself after every repeat.
+again, interleaved, in processes started anew each round. Writes peers.json beside itself after every repeat; the same
+command goes on where it was interrupted.
 """
 
 import argparse
@@ -34,6 +35,7 @@ HERE = Path(__file__).parent
 FLAGS = ("-std=c++17", "-fopenmp", "-O3", "-march=native")
 SPACE = ("target=gemm_cpu", "space=[gemm]", "space.threads=2", "device=cpu", "tracking=none")
 WORDS = (*SPACE, f"target.flags=[{','.join(map(repr, FLAGS))}]", "build_cache.folder=null")
+MEASURE = "quick"  # of ours: five readings at least, as the peers take seven
 ROUNDS = 12
 READINGS = 15
 
@@ -91,7 +93,14 @@ def peer(python: str, script: str, asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def ours(setup: Setup, folder: Path, budget_s: float, seed: int) -> tuple[dict[str, Any], dict[str, Point]]:
     start = time.perf_counter()
-    words = [*WORDS, f"seed={seed}", f"budget.seconds={budget_s:g}", "study=ours", "measure.confirm.max_seconds=1"]
+    words = [
+        *WORDS,
+        f"measure={MEASURE}",
+        f"seed={seed}",
+        f"budget.seconds={budget_s:g}",
+        "study=ours",
+        "measure.confirm.max_seconds=1",
+    ]
     subprocess.run(
         [sys.executable, "-m", "optimizer", "search", *words], cwd=folder, check=True, capture_output=True, text=True
     )
@@ -164,23 +173,39 @@ def main() -> None:
     parser.add_argument("--kernel-tuner", default=sys.executable, help="a Python that has kernel_tuner")
     parser.add_argument("--opentuner", help="a Python that has opentuner; unset: without it")
     parser.add_argument("--strategy", default="genetic_algorithm", help="of Kernel Tuner")
+    parser.add_argument("--anew", action="store_true", help="leave what peers.json has of the same comparison")
     given = parser.parse_args()
-    repeats: list[dict[str, Any]] = []
+    compared = {
+        "hardware": f"{cpu_model()}, {physical_cores()} cores",
+        "budget_s": given.budget,
+        "kernel_tuner_strategy": given.strategy,
+        "opentuner": given.opentuner is not None,
+        "measure": MEASURE,
+    }
+    path = HERE / "peers.json"
+    repeats = [] if given.anew else known_repeats(path, compared)
     with tempfile.TemporaryDirectory() as name:
-        for number in range(given.repeats):
+        for number in range(len(repeats), given.repeats):
             folder = Path(name) / str(number)
             folder.mkdir()
             repeats.append(one(setup_in(folder / "again"), folder, given, number))
-            result = {
-                "hardware": f"{cpu_model()}, {physical_cores()} cores",
-                "at": datetime.now(UTC).isoformat(timespec="minutes"),
-                "budget_s": given.budget,
-                "kernel_tuner_strategy": given.strategy,
-                "ratios": ratios(repeats),
-                "repeats": repeats,
-            }
-            (HERE / "peers.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            at = datetime.now(UTC).isoformat(timespec="minutes")
+            result = {**compared, "at": at, "ratios": ratios(repeats), "repeats": repeats}
+            aside = path.with_suffix(".part")
+            aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            aside.replace(path)
             print(json.dumps(result["ratios"], indent=1), flush=True)
+
+
+def known_repeats(path: Path, compared: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Those of an earlier run of the same comparison, which was interrupted or is to have more."""
+    if not path.exists():
+        return []
+    before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if any(before.get(name) != value for name, value in compared.items()):
+        return []
+    known: list[dict[str, Any]] = before["repeats"]
+    return known
 
 
 def one(setup: Setup, folder: Path, given: argparse.Namespace, number: int) -> dict[str, Any]:

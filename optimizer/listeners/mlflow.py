@@ -87,9 +87,13 @@ class StudyCopy:
                     copy._starred.add(number)
         return copy
 
+    def has(self, trial: Trial) -> bool:
+        """Whether the store has it whole."""
+        return trial.number in self.runs
+
     def trial(self, trial: Trial, study: Study) -> None:
         """One run; nothing where the store has it already."""
-        if trial.number in self.runs:
+        if self.has(trial):
             self._improved(trial, study)
             return
         start_ms, end_ms = _times_ms(trial)

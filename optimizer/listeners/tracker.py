@@ -13,8 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -172,10 +172,12 @@ def _followed(journal: Path, uri: str, experiment: str, finished: Callable[[], b
                 status = Status(uri, copy.experiment_id, copy.parent, status.sent)
                 write_status(journal, status)
                 for trial in study.trials[status.sent :]:
-                    with _device_idle(device_lock, finished):
+                    known = copy.has(trial)  # after a reconnect: many thousands, of which nothing is sent
+                    with nullcontext() if known else _device_idle(device_lock, finished):
                         copy.trial(trial, study)
-                    status = Status(uri, copy.experiment_id, copy.parent, trial.number + 1)
-                    write_status(journal, status)
+                    status = replace(status, sent=trial.number + 1)
+                    if not known or status.sent == len(study.trials):
+                        write_status(journal, status)
                 if last:
                     copy.ending(study, _pages(study, copy))
                     return status

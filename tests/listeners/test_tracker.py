@@ -4,7 +4,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,12 +30,16 @@ def begun(folder: Path) -> Journal:
 class FakeCopy:
     """A store in memory that refuses the first `refusals` trials it is sent."""
 
-    def __init__(self, refusals: int = 0) -> None:
+    def __init__(self, refusals: int = 0, known: int = 0) -> None:
         self.experiment_id, self.parent = "1", "parent"
+        self.known = known  # trials that it had before
         self.sent: list[int] = []
         self.system_readings: list[dict[str, float]] = []
         self.ended = 0
         self.refusals = refusals
+
+    def has(self, trial: Trial) -> bool:
+        return trial.number < self.known
 
     def trial(self, trial: Trial, study: object) -> None:
         if self.refusals:
@@ -143,6 +148,29 @@ def test_nothing_is_sent_while_the_device_is_busy(tmp_path: Path, monkeypatch: p
         ended.set()
         thread.join(20)
     Path(lock_path(name)).unlink()
+
+
+def test_what_the_store_has_waits_for_no_device_and_is_not_written_down_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a reconnect all trials are walked again."""
+    copy, taken, written = FakeCopy(known=7), list[str](), list[int]()
+    opened(monkeypatch, copy)
+
+    @contextmanager
+    def idle(lock: str, finished: object) -> Iterator[None]:
+        taken.append(lock)
+        yield
+
+    monkeypatch.setattr("optimizer.listeners.tracker._device_idle", idle)
+    monkeypatch.setattr("optimizer.listeners.tracker.write_status", lambda _, status: written.append(status.sent))
+    with begun(tmp_path) as journal:
+        for trial in TRIALS:
+            journal.on_trial(trial)
+        assert follow(journal.path, "sqlite:///x", "x", lambda: True, "device").sent == len(TRIALS)
+    assert copy.sent == list(range(10)), "the best so far is known again"
+    assert taken == ["device"] * 4, "once to open the store, and for the three trials that it lacks"
+    assert written == [0, 8, 9, 10]
 
 
 def test_the_process_sends_all_and_ends(tmp_path: Path) -> None:
