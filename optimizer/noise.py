@@ -16,6 +16,7 @@ from optimizer.study import Bench
 from optimizer.trial import Candidate, Check, Measured, Trial, TrialError
 
 FORMAT = 1
+REFERENCES = ("gemm_cpu", "gemm_cuda")  # their baselines keep all cores busy, so they meet whatever disturbs
 LATEST_S = 30 * 86400.0  # for which a machine is taken to be as it was
 
 
@@ -60,15 +61,22 @@ def measured(recipe: Recipe, bench: Bench) -> Floor:
 
 
 def kept(path: Path, floor: Floor) -> None:
-    """Writes it beside those of other devices. Raises ConfigError where it can't be written."""
+    """Writes it beside those of other devices and targets. Raises ConfigError where it can't be written."""
     known = _read(path)
-    document = {"format": FORMAT, "floors": {**known, _key(floor.host, floor.device): asdict(floor)}}
+    document = {"format": FORMAT, "floors": {**known, _key(floor.host, floor.device, floor.target): asdict(floor)}}
     write_whole(path, json.dumps(document, indent=1).encode(), "The figures above stand all the same.")
 
 
-def known(path: Path, device: str, now_s: float) -> Mapping[str, Json]:
-    """What a search's record says of the floor of its device, where it was measured here and not too long ago."""
-    found = _read(path).get(_key(platform.node(), device))
+def known(path: Path, device: str, target: str, now_s: float) -> Mapping[str, Json]:
+    """What a search's record says of the floor of its device, where it was measured here and not too long ago: with its
+    own target, else with the one that is measured where none is named."""
+    for name in (target, *REFERENCES):
+        if found := _told(_read(path).get(_key(platform.node(), device, name)), now_s):
+            return found
+    return {}
+
+
+def _told(found: Json, now_s: float) -> Mapping[str, Json]:
     try:
         floor = Floor(**{**found, "gains": tuple(float(g) for g in found["gains"])}) if found else None
         if floor is None or not 0 <= now_s - float(floor.measured_at_s) <= LATEST_S:
@@ -96,5 +104,5 @@ def _read(path: Path) -> dict[str, Json]:
         return {}
 
 
-def _key(host: str, device: str) -> str:
-    return f"{host}: {device}"
+def _key(host: str, device: str, target: str) -> str:
+    return f"{host}: {device}: {target}"

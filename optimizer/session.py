@@ -119,7 +119,10 @@ def _environment(setup: Setup) -> Environment:
     found = setup.made.device.describe()
     if setup.made.clock is not None or not setup.made.runs or setup.made.meter is not None:
         return found  # nothing runs on this machine
-    more = {"isolation": dict(isolation()), "noise": dict(known(setup.noise_file, found.device, time.time()))}
+    more = {
+        "isolation": dict(isolation()),
+        "noise": dict(known(setup.noise_file, found.device, setup.recipe.target.name, time.time())),
+    }
     return replace(found, host={**found.host, **{name: facts for name, facts in more.items() if facts}})
 
 

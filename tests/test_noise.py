@@ -55,27 +55,36 @@ def test_each_device_keeps_its_own(tmp_path: Path) -> None:
     kept(path, FLOOR)
     kept(path, other)
     kept(path, replace(FLOOR, measured_at_s=1e6 + 60))
-    assert known(path, "a processor", 1e6 + 61)["pct"] == pytest.approx(2.0)
-    assert known(path, "another", 1e6 + 61)["pct"] == 0.0
-    assert known(path, "a third", 1e6 + 61) == {}
+    assert known(path, "a processor", "gemm_cpu", 1e6 + 61)["pct"] == pytest.approx(2.0)
+    assert known(path, "another", "mine", 1e6 + 61)["pct"] == 0.0
+    assert known(path, "a third", "gemm_cpu", 1e6 + 61) == {}
+
+
+def test_a_target_s_own_floor_goes_before_the_machine_s(tmp_path: Path) -> None:
+    path = tmp_path / "noise.json"
+    kept(path, replace(FLOOR, target="mine", gains=(1.0,) * 6))
+    assert known(path, "a processor", "yours", 1e6) == {}, "another's says little"
+    kept(path, FLOOR)
+    assert known(path, "a processor", "yours", 1e6)["target"] == "gemm_cpu"
+    assert known(path, "a processor", "mine", 1e6)["target"] == "mine"
 
 
 def test_an_old_one_and_one_of_another_machine_say_nothing(tmp_path: Path) -> None:
     path = tmp_path / "noise.json"
     kept(path, FLOOR)
-    assert known(path, "a processor", 1e6 + LATEST_S + 1) == {}
-    assert known(path, "a processor", 1e6 - 1) == {}, "the clock went back"
+    assert known(path, "a processor", "gemm_cpu", 1e6 + LATEST_S + 1) == {}
+    assert known(path, "a processor", "gemm_cpu", 1e6 - 1) == {}, "the clock went back"
     kept(path, replace(FLOOR, host="elsewhere", device="b"))
-    assert known(path, "b", 1e6 + 1) == {}
+    assert known(path, "b", "gemm_cpu", 1e6 + 1) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}', '{"format": 9, "floors": {}}'])
 def test_a_file_that_is_not_whole_says_nothing_and_is_written_anew(text: str, tmp_path: Path) -> None:
     path = tmp_path / "noise.json"
     path.write_text(text, encoding="utf-8")
-    assert known(path, "a processor", 1e6) == {}
+    assert known(path, "a processor", "gemm_cpu", 1e6) == {}
     kept(path, FLOOR)
-    assert known(path, "a processor", 1e6)["rounds"] == 6
+    assert known(path, "a processor", "gemm_cpu", 1e6)["rounds"] == 6
 
 
 def test_an_entry_of_another_shape_says_nothing(tmp_path: Path) -> None:
@@ -83,6 +92,6 @@ def test_an_entry_of_another_shape_says_nothing(tmp_path: Path) -> None:
     kept(path, FLOOR)
     document = json.loads(path.read_text(encoding="utf-8"))
     for gains in ([], ["x"], None, [0.0] * 6):
-        document["floors"][f"{platform.node()}: a processor"]["gains"] = gains
+        document["floors"][f"{platform.node()}: a processor: gemm_cpu"]["gains"] = gains
         path.write_text(json.dumps(document), encoding="utf-8")
-        assert known(path, "a processor", 1e6).get("pct", float("inf")) == float("inf")
+        assert known(path, "a processor", "gemm_cpu", 1e6).get("pct", float("inf")) == float("inf")

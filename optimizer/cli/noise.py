@@ -13,12 +13,10 @@ from optimizer.conditions import processors, unsteady
 from optimizer.config import Setup, load
 from optimizer.errors import ConfigError
 from optimizer.measure import LiveMeter
-from optimizer.noise import Floor, kept, measured
+from optimizer.noise import REFERENCES, Floor, kept, measured
 from optimizer.process import place
 from optimizer.report.verdict import LOAD_PCT
 from optimizer.study import Bench
-
-TARGET = "gemm_cpu"  # its baseline keeps all cores busy, so it meets whatever disturbs
 
 
 def command(words: Sequence[str], folders: Sequence[Path], *, as_json: bool) -> None:
@@ -26,11 +24,13 @@ def command(words: Sequence[str], folders: Sequence[Path], *, as_json: bool) -> 
     with tempfile.TemporaryDirectory(prefix="optimizer-noise-") as folder:
         own = [f"studies_dir={folder}", "study=noise", "tracking=none"]
         named = any(word.startswith("target=") for word in words)
-        setup = load([*own, *([] if named else [f"target={TARGET}"]), *words], folders, date.today())
+        setup = load([*own, *([] if named else [f"target={REFERENCES[0]}"]), *words], folders, date.today())
         floor = _measured(setup)
-    kept(setup.noise_file, floor)
     advice = [*_busy(floor), *unsteady(setup.made.device.describe().host)]
-    print(json.dumps(_document(floor, setup, advice)) if as_json else _text(floor, setup, advice))
+    print(json.dumps(_document(floor, setup, advice)) if as_json else _text(floor, advice))
+    kept(setup.noise_file, floor)
+    if not as_json:
+        print(f"kept in {setup.noise_file}: the reports of later searches on this machine say it")
 
 
 def _measured(setup: Setup) -> Floor:
@@ -57,13 +57,12 @@ def _document(floor: Floor, setup: Setup, advice: Sequence[str]) -> dict[str, ob
     return {**asdict(floor), **told, "kept": str(setup.noise_file), "advice": list(advice)}
 
 
-def _text(floor: Floor, setup: Setup, advice: Sequence[str]) -> str:
+def _text(floor: Floor, advice: Sequence[str]) -> str:
     gain = floor.estimate
     lines = [
         f"{floor.target} against itself on {floor.device}: {gain.median:.4f}× in {floor.metric} "
         f"(95% interval {gain.low:.4f} to {gain.high:.4f}, {gain.n} interleaved rounds)",
         f"Two configurations that differ by less than {floor.pct:.2g} % can't be told apart here in so many rounds.",
         *(f"  {line}" for line in advice),
-        f"kept in {setup.noise_file}: the reports of later searches on this machine say it",
     ]
     return "\n".join(lines)
