@@ -3,16 +3,22 @@
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 
 import pytest
-from simple import FakeClock, bench_of, recipe_of, strategy_of, synthetic
+from simple import MIXED, FakeClock, bench_of, recipe_of, strategy_of, synthetic
 
 from optimizer.executors.local import LocalExecutor
-from optimizer.executors.rates import WINDOW, Turnstile, workers_for
+from optimizer.executors.rates import WINDOW, workers_for
+from optimizer.feasible import Feasible
+from optimizer.protocols import Runner
 from optimizer.recipe import Budget
+from optimizer.space import Point
 from optimizer.study import search
 from optimizer.targets.synthetic import SyntheticTarget
+from optimizer.trial import Artifact, TrialError
 
 
 def spans(build_s: float, every_s: float) -> "deque[tuple[float, float]]":
@@ -39,31 +45,81 @@ def test_where_all_that_are_allowed_are_busy_more_are_allowed() -> None:
         assert workers < workers_for(deque(list(busy)[-WINDOW:], maxlen=WINDOW), 100)
 
 
-def test_builds_take_turns_in_the_order_of_coming() -> None:
-    clock, order = FakeClock(), list[int]()
-    turnstile = Turnstile(4, clock)
-    for _ in range(WINDOW):  # builds that take nothing beside measurements that take a second
-        with turnstile.turn():
-            clock.now += 0.001
+@dataclass
+class Held:
+    """A target whose builds wait until they are let go; notes what has begun."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+    begun: list[object] = field(default_factory=list)
+    shares_cpu: bool = False
+
+    def build(self, point: Point, *, fresh: bool = False) -> Artifact:
+        self.begun.append(point["n"])
+        assert self.gate.wait(20)
+        return Artifact(point.key, point.key)
+
+    def open(self, artifact: Artifact) -> AbstractContextManager[Runner]:
+        raise NotImplementedError
+
+    def fingerprint(self) -> dict[str, str]:
+        return {}
+
+
+def slow_device(clock: FakeClock) -> LocalExecutor:
+    """An executor that has seen builds of nothing beside measurements of a second."""
+    executor, target = LocalExecutor(4, clock), Held()
+    target.gate.set()
+    for n in range(WINDOW):
+        executor.build(target, Point({"n": n})).result(20)
         clock.now += 1.0
-    assert turnstile.workers == 1
-    held, entered = threading.Event(), threading.Semaphore(0)
+    return executor
 
-    def build(number: int) -> None:
-        with turnstile.turn():
-            order.append(number)
-            entered.release()
-            held.wait(10)
 
-    with ThreadPoolExecutor(4) as pool:
-        for number in range(4):
-            pool.submit(build, number)
-            if number == 0:
-                assert entered.acquire(timeout=10)
-            time.sleep(0.02)  # so that each has come before the next
-        assert order == [0], "one at a time"
-        held.set()
-    assert order == [0, 1, 2, 3]
+def test_builds_go_on_one_after_the_other_where_that_keeps_up_in_the_order_of_asking() -> None:
+    executor, target = slow_device(FakeClock()), Held()
+    assert executor.workers == 1
+    builds = [executor.build(target, Point({"n": n})) for n in range(4)]
+    until(lambda: target.begun == [0])
+    assert builds[2].cancel(), "what has not begun is dropped for nothing"
+    target.gate.set()
+    assert [builds[n].result(20)[0].key for n in (0, 1, 3)] == [Point({"n": n}).key for n in (0, 1, 3)]
+    assert target.begun == [0, 1, 3]
+    executor.close()
+
+
+def test_closing_drops_what_waits_and_waits_for_what_builds() -> None:
+    executor, target = slow_device(FakeClock()), Held()
+    builds = [executor.build(target, Point({"n": n})) for n in range(3)]
+    until(lambda: target.begun == [0])
+    threading.Timer(0.1, target.gate.set).start()
+    executor.close()
+    assert builds[0].done() and not builds[0].cancelled()
+    assert builds[1].cancelled() and builds[2].cancelled() and target.begun == [0]
+
+
+def test_on_the_processor_that_measures_all_build_at_once() -> None:
+    executor, target = slow_device(FakeClock()), Held(shares_cpu=True)
+    builds = [executor.build(target, Point({"n": n})) for n in range(4)]
+    until(lambda: len(target.begun) == 4)
+    target.gate.set()
+    assert all(build.result(20) for build in builds)
+    executor.close()
+
+
+def test_a_point_that_does_not_compile_is_told_as_such() -> None:
+    executor = LocalExecutor(2)
+    target = synthetic(failing=1.0, shares_cpu=False)
+    bad = next(point for point in Feasible(MIXED).points() if target.fails(point))
+    with pytest.raises(TrialError):
+        executor.build(target, bad).result(20)
+    executor.close()
+
+
+def until(what: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("build_s", [0.0, 0.01])
