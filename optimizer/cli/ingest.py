@@ -4,6 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from optimizer.cli import FAILED
@@ -15,6 +16,7 @@ from optimizer.readers.formats import FORMATS
 from optimizer.readers.ingest import JOURNAL, State, Taken, files_of, kept
 
 SETTINGS = ("studies_dir", "tracking", "tracking.uri", "tracking.experiment", "device")
+AT_ONCE = 500  # studies that MLflow gets in one transaction
 LISTED = 20  # files of a state that are named on the screen
 STATES: dict[State, str] = {
     "new": "new",
@@ -54,29 +56,48 @@ def _sent(studies: Sequence[Study], folder: Path, settings: dict[str, str]) -> s
     from rich.console import Console
     from rich.progress import Progress
 
-    from optimizer.listeners.mlflow import no_pages, send
-    from optimizer.listeners.tracker import Status, read_status, sending, write_status
+    from optimizer.listeners.tracker import read_status
     from optimizer.readers.store import StoreError
 
     uri = store_for(settings, folder.resolve())
+    missing = []
+    for study in studies:
+        status = read_status(folder / study.name / JOURNAL)
+        if status is None or (status.uri, status.sent, status.error) != (uri, len(study.trials), None):
+            missing.append(study)
     with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("MLflow", total=len(studies))
-        for study in studies:
-            journal = folder / study.name / JOURNAL
-            status = read_status(journal)
-            if status is None or (status.uri, status.sent, status.error) != (uri, len(study.trials), None):
-                experiment = settings.get("tracking.experiment") or study.recipe.target.name
-                try:
-                    with sending(journal):
-                        copy = send(study, uri, experiment, lambda sent: None, no_pages)
-                except StoreError as error:
-                    return (
-                        f"MLflow at {uri} can't be written to: {error}. The journals are complete; give this command "
-                        "again to send what is missing, or tracking=none to leave MLflow out."
-                    )
-                write_status(journal, Status(uri, copy.experiment_id, copy.parent, len(study.trials)))
-            progress.advance(task)
+        task = progress.add_task("MLflow", total=len(missing))
+        for first in range(0, len(missing), AT_ONCE):
+            some = missing[first : first + AT_ONCE]
+            try:
+                _send(some, folder, uri, settings.get("tracking.experiment"))
+            except StoreError as error:
+                return (
+                    f"MLflow at {uri} can't be written to: {error}. The journals are complete; give this command "
+                    "again to send what is missing, or tracking=none to leave MLflow out."
+                )
+            progress.advance(task, len(some))
     return ""
+
+
+def _send(studies: Sequence[Study], folder: Path, uri: str, experiment: str | None) -> None:
+    """Together what the store has nothing of, then what is left of the others. Raises StoreError."""
+    from optimizer.listeners.mlflow import no_pages, send
+    from optimizer.listeners.together import send_together
+    from optimizer.listeners.tracker import Status, sending, write_status
+
+    by_experiment: dict[str, list[Study]] = {}
+    for study in studies:
+        by_experiment.setdefault(experiment or study.recipe.target.name, []).append(study)
+    with ExitStack() as locks:
+        for study in studies:
+            locks.enter_context(sending(folder / study.name / JOURNAL))
+        copies = send_together(by_experiment, uri, lambda sent: None, no_pages)
+        for name, mine in by_experiment.items():
+            for study in mine:
+                copy = copies.get(study.id) or send(study, uri, name, lambda sent: None, no_pages)
+                journal = folder / study.name / JOURNAL
+                write_status(journal, Status(uri, copy.experiment_id, copy.parent, len(study.trials)))
 
 
 def _said(found: Sequence[Taken], studies: Path) -> str:

@@ -15,6 +15,7 @@ from optimizer.config.compose import sorted_words
 from optimizer.errors import ConfigError, nearest
 from optimizer.journal import Study, read
 from optimizer.listeners.mlflow import send
+from optimizer.listeners.together import send_together
 from optimizer.listeners.tracker import Status, patience, sending, write_status
 from optimizer.readers.store import StoreError, sqlite_path
 
@@ -61,7 +62,12 @@ def sent(path: Path, study: Study, settings: Mapping[str, str]) -> Status:
 
     with Progress(console=Console(stderr=True), transient=True) as progress, store_reached(uri), sending(path):
         task = progress.add_task("sending", total=len(study.trials))
-        copy = send(study, uri, experiment, lambda number: progress.update(task, completed=number), pages)
+
+        def done(number: int) -> None:
+            progress.update(task, completed=number)
+
+        new = send_together({experiment: [study]}, uri, done, pages)
+        copy = new.get(study.id) or send(study, uri, experiment, done, pages)
     status = Status(uri, copy.experiment_id, copy.parent, len(study.trials))
     write_status(path, status)
     return status

@@ -47,6 +47,7 @@ def document(exported: Exported, found: Verification) -> dict[str, object]:
         "notes": list(found.notes),
         "errors": dict(found.errors),
         "quality": dict(found.quality),
+        "files": {kind: asdict(read) for kind, read in found.reads.items()},
         "load_pct": found.load_pct,
         "environment": (found.environment or exported.environment).document(),
     }
@@ -64,4 +65,6 @@ def text(exported: Exported, found: Verification) -> str:
     told = {**found.errors, **found.quality}
     if told:
         lines.append("  answers: " + ", ".join(f"{name} {value:.4g}" for name, value in told.items()))
+    lines += [f"  {kind}: {read.how}" for kind, read in found.reads.items() if read.how and not read.broken]
+    lines += [f"  not checked of {kind}: {read.unchecked}" for kind, read in found.reads.items() if read.unchecked]
     return "\n".join([*lines, *(f"  note: {note}" for note in found.notes)])

@@ -112,17 +112,17 @@ def _built(exported: Exported, made: Made) -> Target:
         words = [f"@{flags.resolve()}"] if flags else flag_words(made.space, exported.point, target.flags)
         words += ["-include", str(header.resolve())] if header else macro_words(made.space, exported.point)
         return FromFiles(target, exported.point, tuple(words))
-    words = _words_in(flags) if flags else flag_words(made.space, exported.point, exported.target.get("flags") or ())
-    words += _macros_in(header) if header else macro_words(made.space, exported.point)
+    words = words_in(flags) if flags else flag_words(made.space, exported.point, exported.target.get("flags") or ())
+    words += macros_in(header) if header else macro_words(made.space, exported.point)
     return FromFiles(cast(Buildable, target), exported.point, tuple(words))
 
 
-def _words_in(flags: Path) -> list[str]:
+def words_in(flags: Path) -> list[str]:
     """NVRTC reads no files."""
     return shlex.split(flags.read_text(encoding="utf-8"))
 
 
-def _macros_in(header: Path) -> list[str]:
+def macros_in(header: Path) -> list[str]:
     defined = re.findall(r"^#define (\w+) (.*)$", header.read_text(encoding="utf-8"), re.MULTILINE)
     return [f"-D{name}={value}" for name, value in defined]
 

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, Run
 
+    from optimizer.listeners.together import Together
+
 MAX_PARAM, MAX_TAG = 6000, 5000  # characters that MLflow takes
 
 
@@ -47,17 +49,14 @@ def send(study: Study, uri: str, experiment: str, progress: Callable[[int], None
     """Sends all of a study that the store lacks. Raises StoreError; sending again goes on where it broke off."""
     with store_errors():
         copy = StudyCopy.opened(uri, experiment, study)
-        for trial in study.trials:
-            copy.trial(trial, study)
-            progress(trial.number + 1)
-        copy.ending(study, pages(study, copy))
+        copy.whole(study, progress, pages)
     return copy
 
 
 class StudyCopy:
-    """One study's runs in one store."""
+    """One study's runs in one store; `client`: told each run as it is made, or all of them together."""
 
-    def __init__(self, client: "MlflowClient", uri: str, experiment_id: str, parent: str) -> None:
+    def __init__(self, client: "MlflowClient | Together", uri: str, experiment_id: str, parent: str) -> None:
         self._client, self.uri, self.experiment_id, self.parent = client, uri, experiment_id, parent
         self.runs: dict[int, str] = {}  # the ids of the complete ones, by number
         self._starred: set[int] = set()
@@ -70,10 +69,11 @@ class StudyCopy:
 
         client = MlflowClient(uri)
         place = experiment_id(client, uri, experiment)
-        parent = _parent(client, place, study)
+        parent = _known_parent(client, place, study)
+        if parent is None:
+            return cls.new(client, uri, place, study)
         copy = cls(client, uri, place, parent)
-        for name, value in experiment_tags(study, place).items():
-            client.set_experiment_tag(place, name, value)
+        copy._tell_experiment(study)
         for number, runs in _by_number(runs_of(client, place, f"tags.`{PARENT_TAG}` = '{parent}'")).items():
             kept = min(runs, key=lambda run: (run.info.status == "RUNNING", run.info.start_time, run.info.run_id))
             for twin in runs:  # of a request that was carried out after all
@@ -90,6 +90,23 @@ class StudyCopy:
     def has(self, trial: Trial) -> bool:
         """Whether the store has it whole."""
         return trial.number in self.runs
+
+    @classmethod
+    def new(cls, client: "MlflowClient | Together", uri: str, experiment_id: str, study: Study) -> "StudyCopy":
+        """In a store that has nothing of this study."""
+        copy = cls(client, uri, experiment_id, _new_parent(client, experiment_id, study))
+        copy._tell_experiment(study)
+        return copy
+
+    def _tell_experiment(self, study: Study) -> None:
+        for name, value in experiment_tags(study, self.experiment_id).items():
+            self._client.set_experiment_tag(self.experiment_id, name, value)
+
+    def whole(self, study: Study, progress: Callable[[int], None], pages: Pages) -> None:
+        for trial in study.trials:
+            self.trial(trial, study)
+            progress(trial.number + 1)
+        self.ending(study, pages(study, self))
 
     def trial(self, trial: Trial, study: Study) -> None:
         """One run; nothing where the store has it already."""
@@ -213,13 +230,17 @@ def _artifacts(uri: str) -> str | None:
     return str(path.parent / "mlartifacts") if path else None
 
 
-def _parent(client: "MlflowClient", experiment_id: str, study: Study) -> str:
+def _known_parent(client: "MlflowClient", experiment_id: str, study: Study) -> str | None:
     mine = runs_of(client, experiment_id, f"tags.`{JOURNAL_TAG}` = '{study.id}' AND tags.`status` = 'study'")
     if known := sorted(mine, key=lambda run: (run.info.start_time, run.info.run_id)):
         client.update_run(known[0].info.run_id, status="RUNNING")
         for twin in known[1:]:
             client.delete_run(twin.info.run_id)
         return str(known[0].info.run_id)
+    return None
+
+
+def _new_parent(client: "MlflowClient | Together", experiment_id: str, study: Study) -> str:
     goal = "\n".join(f"- {line}" for line in study.recipe.goal.formulas())
     tags = {
         **_study_tags(study),

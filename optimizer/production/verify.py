@@ -3,7 +3,8 @@
 Both sides are built and opened anew, their answers are checked, and they are measured interleaved as a winner is when
 it is proved (confirm.py). The promise is broken where answers are wrong, a limit no longer holds, a file was edited, or
 the whole interval of the new ratio lies below the proved one's low end less the tolerance. Where it lies on both sides
-of that floor nothing is shown, which is said. Another environment is named and breaks nothing by itself.
+of that floor nothing is shown, which is said. Another environment is named and breaks nothing by itself. Each kind of
+file is also read by the program that it is for (consumers.py), where that is here.
 """
 
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from optimizer.errors import ConfigError
 from optimizer.executors.local import InlineExecutor
 from optimizer.export.exported import Exported
 from optimizer.measure import LiveMeter, StillMeter, joined
+from optimizer.production.consumers import Read, read_all
 from optimizer.production.places import changes
 from optimizer.protocols import Clock
 from optimizer.recipe import Confirm, Environment, differences
@@ -50,6 +52,7 @@ class Verification:
     load_pct: float = 0.0  # of the machine that others used
     errors: Mapping[str, float] = field(default_factory=dict)  # of the winner's answers
     quality: Mapping[str, float] = field(default_factory=dict)
+    reads: Mapping[str, Read] = field(default_factory=dict)  # by kind of export; empty where a file was edited
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,22 @@ class _Side:
 def verified(exported: Exported, folder: Path, clock: Clock, confirm: Confirm) -> Verification:
     """`folder`: for builds; `confirm`: how many rounds, and how long. Raises ConfigError where nothing can be said:
     this machine can't build or run the baseline."""
-    metric = exported.recipe.goal.first.metric
     if edited := exported.edited():
-        return Verification(Finding.BROKEN, metric, None, tuple(edited), (), None)
+        return Verification(Finding.BROKEN, exported.recipe.goal.first.metric, None, tuple(edited), (), None)
+    reads = read_all(exported, folder / "read")
+    broken = [line for read in reads.values() for line in read.broken]
+    try:
+        found = _measured(exported, folder, clock, confirm)
+    except ConfigError as error:
+        files = "; ".join(broken) or "are as they were exported"
+        raise ConfigError(f"{error} Nothing was measured; the files: {files}.") from None
+    finding = Finding.BROKEN if broken else found.finding
+    return replace(found, finding=finding, why=(*broken, *found.why), reads=reads)
+
+
+def _measured(exported: Exported, folder: Path, clock: Clock, confirm: Confirm) -> Verification:
+    """Raises ConfigError where this machine can't build or run the baseline."""
+    metric = exported.recipe.goal.first.metric
     both = reopened(exported, folder)
     recipe = replace(both.recipe, confirm=confirm)
     environment = both.made.device.describe()

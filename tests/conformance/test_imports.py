@@ -15,7 +15,7 @@ ORDER = [
 HEAVY = {
     "mlflow": {
         *("readers/store.py", "readers/mlflow.py", "listeners/mlflow.py", "listeners/system.py"),
-        *("listeners/monitored.py", "export/registry.py", "export/pyfunc_model.py"),
+        *("listeners/monitored.py", "listeners/together.py", "export/registry.py", "export/pyfunc_model.py"),
     },
     "torch": {str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")},
     "torchao": {"targets/torch/quantize.py"},
