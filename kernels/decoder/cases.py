@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from optimizer.targets.cuda.plan import Array, Case, Launch, Work, max_rel_error
 from optimizer.trial import Check
 
-from .forward import Forward, Picked, Tokens
+from .forward import Forward, Picked, Tokens, packed
 from .model_reference import Reference
+from .packing import Packed
 from .settings import Settings
 from .weights import Config, Model, shapes
 
@@ -42,6 +43,10 @@ class Runs:
     s: Settings
 
     @cached_property
+    def matrices(self) -> Mapping[str, Packed]:
+        return packed(self.model, self.s.changes)
+
+    @cached_property
     def reference(self) -> Reference:
         return Reference(self.model, self.s.changes, self.s.kv_bits)
 
@@ -49,7 +54,7 @@ class Runs:
         """After the prompt and after each step, of every sequence of text (sequences, positions)."""
         sequences = len(text)
         rows = (1 + length.steps) * sequences
-        forward = self._forward(length, sequences, rows)
+        forward = self.forward(length, sequences, rows, sequences)
         launches = list(prefill(forward, length, 0, sequences, length.positions, keep=True))
         for step in range(length.steps):
             at = Tokens(sequences, position=length.prompt + step, step=True)
@@ -65,7 +70,7 @@ class Runs:
 
     def greedy(self, name: str, prompts: Ids, length: Length, tolerance: float) -> Case:
         """Generation with tokens that the device chooses."""
-        forward = self._forward(length, len(prompts), len(prompts))
+        forward = self.forward(length, len(prompts), len(prompts), len(prompts))
         return self.judged_choice(name, greedy_work(forward, prompts, length, len(prompts)), length, tolerance)
 
     def judged_choice(self, name: str, work: Work, length: Length, tolerance: float) -> Case:
@@ -85,34 +90,37 @@ class Runs:
 
         return Case(name, work, judge, {"max_rel_error_choice": 2 * tolerance})
 
-    def losses(self, name: str, text: Ids, lead_in: int, length: Length, tolerance: float) -> Case:
-        """exp of the mean loss of the tokens of a text after the lead-in, each given those before it that `context`
-        lets it see; the first losses are compared with the reference's."""
-        count, compared = len(text) - 1, min(len(text) - 1, lead_in + SCORED_BY_REFERENCE)
-        forward = Forward(
-            self.model, self.s, 1, len(text), length.context, min(length.rows, count), min(length.rows, count)
-        )
+    def losses(self, name: str, texts: Ids, lead_in: int, length: Length, tolerance: float) -> Case:
+        """exp of the mean loss of the tokens of texts (texts, tokens), each but its lead-in, given those before it that
+        `context` lets it see; the first losses of the first text are compared with the reference's."""
+        sequences, stride = texts.shape
+        count, compared = stride - 1, min(stride - 1, lead_in + SCORED_BY_REFERENCE)
+        rows = min(length.rows, count)
+        forward = Forward(self.model, self.matrices, self.s, sequences, stride, length.context, rows, rows)
         launches: list[Launch] = []
-        for first in range(0, count, length.rows):
-            rows = min(length.rows, count - first)
-            launches += forward.launches(Tokens(rows, first, count), Picked(0, 1, rows, 0), len(text))
-            launches.append(forward.surprise(rows, first))
-        buffers = {**forward.buffers(text[None]), "losses": np.full(count, np.nan, np.float32)}
+        for sequence in range(sequences):
+            for first in range(0, count, rows):
+                some = min(rows, count - first)
+                at = Tokens(some, first, count, 0, sequence)
+                launches += forward.launches(at, Picked(0, 1, some, 0), stride)
+                launches.append(forward.surprise(some, sequence * stride + first))
+        buffers = {**forward.buffers(texts), "losses": np.full(sequences * stride, np.nan, np.float32)}
 
         def judge(outputs: Mapping[str, Array]) -> Check:
-            losses = outputs["losses"].astype(np.float64)
-            expected = self.reference.losses(text[: compared + 1], length.context)
-            error = max_rel_error(losses[:compared], expected)
-            return Check({"max_rel_error_loss": error}, {"perplexity": float(np.exp(losses[lead_in:].mean()))})
+            losses = outputs["losses"].reshape(sequences, stride)[:, :count].astype(np.float64)
+            expected = self.reference.losses(texts[0, : compared + 1], length.context)
+            error = max_rel_error(losses[0, :compared], expected)
+            return Check({"max_rel_error_loss": error}, {"perplexity": float(np.exp(losses[:, lead_in:].mean()))})
 
         # a loss is a difference of two logits; the largest logit is at most some four times the largest loss
         return Case(
             name, Work(buffers, {"run": tuple(launches)}, ("losses",)), judge, {"max_rel_error_loss": 8 * tolerance}
         )
 
-    def _forward(self, length: Length, sequences: int, logits_rows: int) -> Forward:
-        most = max(length.rows, sequences)
-        return Forward(self.model, self.s, sequences, length.positions, length.context, most, logits_rows)
+    def forward(self, length: Length, sequences: int, logits_rows: int, at_a_time: int) -> Forward:
+        """`at_a_time`: sequences whose steps one launch takes."""
+        size, context, most = length.positions, length.context, max(length.rows, at_a_time)
+        return Forward(self.model, self.matrices, self.s, sequences, size, context, most, logits_rows)
 
 
 def prefill(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from optimizer.targets.cuda.plan import Array, Launch
 
 from .packing import Packed, pack, padded
 from .settings import Settings, Sizes, attention_shared_bytes, product_shared_bytes
-from .weights import LANES, LAST_NORM, PARTS, Config, Floats, Model
+from .weights import LANES, LAST_NORM, PARTS, Changes, Config, Floats, Model
 
 KEPT: Mapping[int, np.dtype[Any]] = {32: np.dtype(np.float32), 16: np.dtype(np.uint16), 8: np.dtype(np.int8)}
 KEPT_NAN = {32: np.nan, 16: 0x7FC0, 8: 0}
@@ -59,14 +58,26 @@ class _Norm:
     post: str = ""  # the sum that comes before it, if one does
 
 
+def packed(model: Model, changes: Changes) -> Mapping[str, Packed]:
+    """Every matrix as the GPU keeps it: "embedding", then for each layer those of PARTS ("0.qkv")."""
+    found = {"embedding": pack([model.embedding(changes)], changes.embedding_bits, "none", changes.group)}
+    for i in range(model.config.layers):
+        for part, names in PARTS.items():
+            matrices = [model.matrix(i, name, changes) for name in names]
+            found[f"{i}.{part}"] = pack(matrices, changes.weight_bits, changes.pruning, changes.group)
+    return found
+
+
 @dataclass(frozen=True)
 class Forward:
-    """`sequences` in progress, each of at most `positions` tokens, up to `most` tokens a launch, `context` seen.
+    """matrices: of the model, packed; `sequences` in progress, each of at most `positions` tokens, up to `most` a
+    launch, `context` seen.
 
     capacity: tokens of a sequence in the cache's ring: `context` before each of those that a launch writes.
     """
 
     model: Model
+    matrices: Mapping[str, Packed]
     s: Settings
     sequences: int
     positions: int
@@ -85,17 +96,6 @@ class Forward:
     @property
     def capacity(self) -> int:
         return self.context + min(self.most, self.positions)
-
-    @cached_property
-    def matrices(self) -> Mapping[str, Packed]:
-        changes = self.s.changes
-        embedding = self.model.embedding(changes)
-        found = {"embedding": pack([embedding], changes.embedding_bits, "none", changes.group)}
-        for i in range(self.c.layers):
-            for part, names in PARTS.items():
-                matrices = [self.model.matrix(i, name, changes) for name in names]
-                found[f"{i}.{part}"] = pack(matrices, changes.weight_bits, changes.pruning, changes.group)
-        return found
 
     def buffers(self, tokens: Array) -> dict[str, Array]:
         """tokens (sequences, positions): those that are known."""

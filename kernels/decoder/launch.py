@@ -1,5 +1,6 @@
 """How is decoder.cu launched at a point of its space, and what must come out?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -12,14 +13,14 @@ from optimizer.targets.cuda.operands import LARGEST_SHARED_BYTES, Whole, ceil_di
 from optimizer.targets.cuda.plan import Block, Case, Work
 
 from .cases import Ids, Length, Runs, greedy_work, random_model
-from .forward import Forward
 from .settings import Settings, Sizes, blocks_of
 from .weights import Config, Model, read_config, read_model, rejected
 
 OPTIONS = {
     "batch": Whole(1, high=4096), "context": Whole(256, high=1 << 20), "requests": Whole(8, high=1 << 20),
     "prompt": Whole(64, high=1 << 20), "generate": Whole(32, high=1 << 20), "eval-tokens": Whole(4096, high=1 << 24),
-    "check-tokens": Whole(96, low=2, high=1 << 16),
+    "check-tokens": Whole(96, low=2, high=1 << 16), "eval-windows": Whole(0, low=0, high=1 << 20),
+    "window-tokens": Whole(256, low=2, high=1 << 20),
 }  # fmt: skip
 STEPS = 4  # tokens that the check takes one by one after its prompt
 LEAD_IN = 64  # tokens of the text that are read before the first is scored
@@ -43,7 +44,8 @@ class Operation:
                 f"a batch of {o['batch']} does not divide {o['requests']} requests: every configuration must do the "
                 "same work"
             )
-        needed = max(o["eval-tokens"] + LEAD_IN + 1, o["requests"] + o["prompt"] + o["check-tokens"] + STEPS)
+        read = o["requests"] + o["prompt"] + o["check-tokens"] + STEPS
+        needed = self._windows + read if o["eval-windows"] else max(o["eval-tokens"] + LEAD_IN + 1, read)
         if len(self.text) < needed:
             raise rejected(f"the text has {len(self.text)} tokens; this scenario needs {needed}")
         for name, block in self.blocks.items():
@@ -68,7 +70,7 @@ class Operation:
     @property
     def facts(self) -> Mapping[str, float]:
         o, c = self._o, self._c
-        matrices = self._forward(self._length, 1, 1).matrices
+        matrices = self.runs.matrices
         embedding = matrices["embedding"]
         linear = [m for name, m in matrices.items() if name != "embedding"]
         kept, dense = sum(m.kept for m in linear), sum(m.dense for m in linear)
@@ -105,32 +107,29 @@ class Operation:
         return [
             runs.logits("ring", text, length, "max_rel_error", tolerance),
             runs.greedy("greedy", text[:, : length.prompt], replace(length, steps=3), tolerance),
-            runs.losses("losses", text[0], 1, length, tolerance),
+            runs.losses("losses", text[:2], 1, length, tolerance),
             Runs(random_model(wide, 2), s).logits("wide", text[:1, :3], Length(2, 1, 8, 2), "max_rel_error", tolerance),
         ]
 
     def full(self) -> Sequence[Case]:
         """The model itself: logits after a prompt and some tokens at the trial's context and at a small one, the tokens
         of the scenario, the perplexity."""
-        o, tolerance, runs = self._o, OF_LOGITS[self._s.kv_bits], self.runs
+        o, tolerance, runs = self._o, tolerance_of(self._c, self._s.kv_bits), self.runs
         check = Length(o["check-tokens"], STEPS, o["context"], self._s.prefill_rows)
         text = self._prompts(range(o["batch"]), check.positions)
-        total = o["eval-tokens"] + LEAD_IN + 1
-        start = (len(self.text) - total) // 2
-        scored = self.text[start : start + total]
-        small = replace(check, context=min(o["context"], RING))
+        small = replace(check, context=min(o["context"], RING, o["check-tokens"] // 2))
         return [
             runs.logits("logits", text, check, "max_rel_error", tolerance),
             runs.logits("ring", text, small, "max_rel_error_ring", tolerance),
             runs.judged_choice("scenario", self.scenario(), self._length, tolerance),
-            runs.losses("perplexity", scored, LEAD_IN, self._length, tolerance),
+            runs.losses("perplexity", *self._scored(), self._length, tolerance),
         ]
 
     def scenario(self) -> Work:
         """All requests: the prompts of every batch, then the tokens of every batch, each batch by itself."""
         o, length = self._o, self._length
         requests = self._prompts(range(o["requests"]), length.prompt)
-        forward = self._forward(length, o["requests"], o["batch"])
+        forward = self.runs.forward(length, o["requests"], o["batch"], o["batch"])
         return greedy_work(forward, requests, length, o["batch"])
 
     def readings(self, seconds: Mapping[str, float]) -> Mapping[str, float]:
@@ -158,15 +157,35 @@ class Operation:
     def _model(self) -> Model:
         return read_model(self._path)
 
-    def _forward(self, length: Length, sequences: int, logits_rows: int) -> Forward:
-        most = max(length.rows, self._o["batch"])
-        return Forward(self._model, self._s, sequences, length.positions, length.context, most, logits_rows)
+    @property
+    def _windows(self) -> int:
+        """Tokens at the beginning of the text that are judged, in windows, and by no request."""
+        return self._o["eval-windows"] * self._o["window-tokens"]
+
+    def _scored(self) -> tuple[Ids, int]:
+        """(texts, tokens) whose likelihood is the quality, and how many tokens of each are only read: the windows that
+        the text begins with; without windows, `eval-tokens` from its middle."""
+        o = self._o
+        if o["eval-windows"]:
+            return self.text[: self._windows].reshape(o["eval-windows"], -1), 0
+        total = o["eval-tokens"] + LEAD_IN + 1
+        start = (len(self.text) - total) // 2
+        return self.text[None, start : start + total], LEAD_IN
 
     def _prompts(self, requests: range, length: int) -> Ids:
         """(requests, length): they start at different places of the text, as decoder.cpp has them."""
         o = self._o
-        room = len(self.text) - o["prompt"] - o["check-tokens"] - STEPS
-        return np.stack([self.text[start : start + length] for start in (r * room // o["requests"] for r in requests)])
+        begin = self._windows
+        room = len(self.text) - begin - o["prompt"] - o["check-tokens"] - STEPS
+        starts = [begin + r * room // o["requests"] for r in requests]
+        return np.stack([self.text[start : start + length] for start in starts])
+
+
+def tolerance_of(c: Config, kv_bits: int) -> float:
+    """Of logits, as decoder.cpp has it: each layer adds its own error, and of a longer key that is kept in fewer bits
+    more numbers may round otherwise."""
+    longer = 1.0 if kv_bits == 32 else math.sqrt(max(1.0, c.head_dim / 32))
+    return OF_LOGITS[kv_bits] * longer * max(1.0, c.layers / 4)
 
 
 def tokens_of(path: Path, vocab: int) -> Ids:

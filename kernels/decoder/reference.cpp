@@ -137,6 +137,21 @@ void keep(double* x, long size, int bits) {
   }
 }
 
+// Puts what a program kept into the place of x, its own number; how far beyond rounding that is, of the largest. Half a
+// step of 8 bits is 1/254 of the largest; of bfloat16, which has 8 binary places, 2^-8 of the power of two below a number.
+double follow(double* x, const float* kept, long size, int bits) {
+  double largest = 0, worst = 0;
+  for (long i = 0; i < size; ++i) largest = std::max(largest, std::fabs(x[i]));
+  for (long i = 0; i < size; ++i) {
+    const double most = std::max(std::fabs(x[i]), std::fabs(static_cast<double>(kept[i])));
+    const double half = bits == 8 ? largest / 254 : most > 0 ? std::ldexp(1.0, std::ilogb(most) - 8) : 0;
+    const double beyond = std::fabs(x[i] - static_cast<double>(kept[i])) - half;
+    if (!(beyond <= worst)) worst = std::isnan(beyond) ? INFINITY : beyond;
+    x[i] = kept[i];
+  }
+  return largest > 0 ? worst / largest : worst > 0 ? INFINITY : 0;
+}
+
 }  // namespace
 
 struct Layer {
@@ -177,7 +192,7 @@ struct Model::Weights {
   }
 
   // x (T, hidden) through one layer.
-  void layer(std::vector<Vector>& x, long index, long context) const {
+  void layer(std::vector<Vector>& x, long index, long context, Kept* kept) const {
     const Layer& l = layers[index];
     const bool local = c.is_local(index);
     const double base = local ? c.local_base : c.global_base;
@@ -188,10 +203,14 @@ struct Model::Weights {
       q[t] = heads_of(l.q.times(in), l.q_norm, t, base);
       k[t] = heads_of(l.k.times(in), l.k_norm, t, base);
       v[t] = l.v.times(in);
-      for (long h = 0; h < c.kv_heads; ++h) {
-        keep(&k[t][h * c.head_dim], c.head_dim, changes.kv_bits);
-        keep(&v[t][h * c.head_dim], c.head_dim, changes.kv_bits);
-      }
+      for (long h = 0; h < c.kv_heads; ++h)
+        for (const bool keys : {true, false}) {
+          double* own = &(keys ? k : v)[t][h * c.head_dim];
+          if (kept)
+            kept->excess[t] = std::max(kept->excess[t], follow(own, kept->at(keys, index, t, h), c.head_dim, changes.kv_bits));
+          else
+            keep(own, c.head_dim, changes.kv_bits);
+        }
     });
     decoder::in_parallel(length, 3 * c.ffn * c.hidden, [&](long t) {
       Vector mixed(static_cast<std::size_t>(c.heads * c.head_dim), 0.0);
@@ -242,7 +261,7 @@ Model::Model(const std::string& path, const Changes& changes)
     : weights_(std::make_unique<Weights>(safetensors::File(path), changes)) {}
 Model::~Model() = default;
 
-std::vector<float> Model::logits(const std::vector<int>& tokens, long context, long last) const {
+std::vector<float> Model::logits(const std::vector<int>& tokens, long context, long last, Kept* kept) const {
   const Weights& w = *weights_;
   std::vector<Vector> x;
   for (const int token : tokens) {
@@ -251,7 +270,7 @@ std::vector<float> Model::logits(const std::vector<int>& tokens, long context, l
       embedded.push_back(w.embedding.w[token * w.c.hidden + i] * std::sqrt(static_cast<double>(w.c.hidden)));
     x.push_back(embedded);
   }
-  for (long i = 0; i < w.c.layers; ++i) w.layer(x, i, context);
+  for (long i = 0; i < w.c.layers; ++i) w.layer(x, i, context, kept);
   std::vector<float> out(static_cast<std::size_t>(last * w.c.vocab));
   for (long t = 0; t < last; ++t) {
     const Vector in = normed(x[x.size() - static_cast<std::size_t>(last - t)], w.norm, w.c.eps);

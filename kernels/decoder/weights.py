@@ -151,7 +151,8 @@ def read_config(path: Path) -> Config:
 def read_model(path: Path) -> Model:
     """Raises TrialError(REJECTED) for a file that is no such model."""
     header, start = _header(path)
-    config, data = Config.of(header.get("__metadata__", {})), path.read_bytes()[start:]
+    config = Config.of(header.get("__metadata__", {}))
+    data = np.memmap(path, np.uint8, "r", start) if path.stat().st_size > start else np.zeros(0, np.uint8)
     tensors = {name: _tensor(header.get(name), name, shape, data) for name, shape in shapes(config).items()}
     return Model(config, tensors)
 
@@ -168,7 +169,7 @@ def _header(path: Path) -> tuple[Mapping[str, Mapping[str, object]], int]:
     return header, 8 + length
 
 
-def _tensor(entry: Mapping[str, object] | None, name: str, shape: tuple[int, ...], data: bytes) -> Floats:
+def _tensor(entry: Mapping[str, object] | None, name: str, shape: tuple[int, ...], data: NDArray[np.uint8]) -> Floats:
     types: Mapping[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
     if entry is None or entry.get("shape") != list(shape) or (dtype := types.get(str(entry.get("dtype")))) is None:
         raise rejected(f"the model has no tensor {name} of the shape {list(shape)} as F32, F16 or BF16")
@@ -176,10 +177,10 @@ def _tensor(entry: Mapping[str, object] | None, name: str, shape: tuple[int, ...
         case [int(begin), int(end)] if (
             begin >= 0 and end <= len(data) and end - begin == math.prod(shape) * dtype.itemsize
         ):
-            bits = np.frombuffer(data[begin:end], dtype).reshape(shape)
+            bits = np.array(data[begin:end]).view(dtype).reshape(shape)
         case other:
             raise rejected(f"the tensor {name} lies at {other}, which does not fit its shape or the file")
-    return from_bf16(bits) if entry["dtype"] == "BF16" else bits.astype(np.float32)
+    return from_bf16(bits) if entry["dtype"] == "BF16" else bits.astype(np.float32, copy=False)
 
 
 def changed(w: Floats, changes: Changes) -> Matrix:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from optimizer.cli.doctor_cuda import cuda_findings
+from optimizer.cli.doctor_language import language_findings
 from optimizer.cli.finding import Finding
 from optimizer.config.native import COMPILERS, found_compilers
 from optimizer.config.torch import backends_here
@@ -35,7 +36,8 @@ def command(*, as_json: bool) -> None:
 
 
 def findings() -> list[Finding]:
-    return [*_machine(), *_compilers(), *cuda_findings(), *_packages(), *_backends(), *_folders()]
+    parts = (_machine, _compilers, cuda_findings, _packages, _backends, language_findings, _folders)
+    return [finding for part in parts for finding in part()]
 
 
 def _machine() -> list[Finding]:

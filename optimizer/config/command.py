@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optimizer.config.command_lines import check_placeholders, commands_of
-from optimizer.config.command_reads import answer_of, known_keys, reads_of
+from optimizer.config.command_reads import answer_of, reads_of
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, beside, needed
+from optimizer.config.made import COMMON, Builds, Made, beside, known_keys, needed
 from optimizer.config.programs import found_program, version_or_hash
 from optimizer.device import Host, NoDevice, chosen_gpus
 from optimizer.errors import ConfigError
@@ -20,9 +20,8 @@ from optimizer.targets.command.target import Commands, CommandTarget
 from optimizer.targets.native import Limits
 
 KEYS = (
-    "name", "kind", "text", "devices", "objectives", "home", "source", "copy_source", "ignore", "build",
-    "build_folder", "build_environment", "program", "run", "folder", "environment", "metrics", "check", "limit_memory",
-    "arch",
+    *COMMON, "source", "copy_source", "ignore", "build", "build_folder", "build_environment", "program", "run",
+    "folder", "environment", "metrics", "check", "limit_memory", "arch",
 )  # fmt: skip
 
 

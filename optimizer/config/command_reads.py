@@ -2,12 +2,12 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from optimizer.config.command_lines import words_of
 from optimizer.config.compose import Tree
-from optimizer.config.made import beside
+from optimizer.config.made import beside, known_keys
 from optimizer.errors import ConfigError, nearest
 from optimizer.metrics import unit_of
 from optimizer.targets.command.answers import Answer
@@ -127,9 +127,3 @@ def _expected(node: Tree, spec: Mapping[str, Any], sources: Sources | None) -> b
         f"target.check.expected: there is no file {places[0]}. Run the program as it is now, look at what it prints, "
         "and keep that."
     )
-
-
-def known_keys(where: str, node: Mapping[str, Any], keys: Sequence[str]) -> None:
-    for key in node:
-        if key not in keys:
-            raise ConfigError(f"There is no setting '{where}.{key}'.{nearest(str(key), keys)}")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optimizer.config.compose import Tree
-from optimizer.config.language import is_language_model
-from optimizer.config.made import Builds, Compilers, Made, data_files, needed, with_compilers, words_of
+from optimizer.config.language import inputs_of
+from optimizer.config.made import Builds, Compilers, Made, needed, with_compilers
 from optimizer.device import NoDevice, chosen_gpus
 from optimizer.errors import ConfigError
 from optimizer.recipe import Plan
@@ -18,11 +18,6 @@ from optimizer.targets.native import Limits
 
 
 def cuda(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: str) -> Made:
-    if is_language_model(model := str(node.get("model") or "")):
-        raise ConfigError(
-            f"target={node['name']} does not read target.model={model} yet: it has no windows to judge a real language "
-            "model by. target=decoder_cpu does; the torch targets run such a model on a GPU."
-        )
     compilers = with_compilers(needed(space, node), found_toolchains(), ADVICE)
     versions = {t.name: t.version for t in compilers.used.values()}
     gpus = () if device == "none" else chosen_gpus(device, versions)
@@ -30,13 +25,13 @@ def cuda(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: st
     if gpu:
         compilers = replace(compilers, space=_for(gpu.arch, compilers.space))
     arch = gpu.arch if gpu else str(node["arch"])
-    archs = _architectures(compilers, arch)
+    archs, inputs = _architectures(compilers, arch), inputs_of(node)
     target = CudaTarget(
         source=kernels / node["source"],
         launch=kernels / node["launch"],
         include=kernels,
         scenario=Scenario(
-            words_of(node, "options"), data_files(node), flush_l2=bool(node["flush_l2"]), graph=bool(node["graph"])
+            inputs.options, inputs.files, inputs.hashes, flush_l2=bool(node["flush_l2"]), graph=bool(node["graph"])
         ),
         space=compilers.space,
         toolchains=compilers.used,

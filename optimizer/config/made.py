@@ -1,18 +1,24 @@
 """What comes of a configured target: the values that every kind of target fills in."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from optimizer.config.compose import Tree
-from optimizer.errors import ConfigError
+from optimizer.errors import ConfigError, nearest
 from optimizer.protocols import Device, Meter, Target
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Point, Space, Value
 from optimizer.targets.cache import BuildCache
 from optimizer.targets.replay import SimulatedClock
 from optimizer.targets.units import Launcher
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+COMMON = ("name", "kind", "text", "devices", "objectives", "home")
+"""Settings that every kind of target has."""
 
 
 def _nothing() -> None: ...
@@ -62,6 +68,32 @@ def needed(space: Space | None, node: Tree) -> Space:
             f"target={node['name']} needs knobs: name files with space=[…]; `optimizer spaces` lists them."
         )
     return space
+
+
+def known_keys(where: str, node: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raises ConfigError for a setting that is not among them."""
+    for key in node:
+        if key not in keys:
+            raise ConfigError(f"There is no setting '{where}.{key}'.{nearest(str(key), keys)}")
+
+
+def names_of(work: "type[DataclassInstance]") -> tuple[str, ...]:
+    """The settings that say how much work a target times: fields of a dataclass."""
+    return tuple(field.name for field in fields(work))
+
+
+Work = TypeVar("Work", bound="DataclassInstance")
+
+
+def work_of(node: Tree, work: type[Work], least: Mapping[str, int]) -> Work:
+    """A dataclass of whole numbers, each of at least 2 where `least` says nothing else. Raises ConfigError."""
+    values: dict[str, int] = {}
+    for name in names_of(work):
+        value, low = node[name], least.get(name, 2)
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
+            raise ConfigError(f"target.{name} is a whole number from {low} up, not '{value}'.")
+        values[name] = value
+    return work(**values)
 
 
 def data_file(path: Any, node: Tree) -> Path:

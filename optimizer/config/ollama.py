@@ -2,12 +2,10 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields
 from urllib.parse import urlsplit
 
-from optimizer.config.command_reads import known_keys
 from optimizer.config.compose import Tree
-from optimizer.config.made import Builds, Made, needed
+from optimizer.config.made import COMMON, Builds, Made, known_keys, names_of, needed, work_of
 from optimizer.device import Host, chosen_gpus
 from optimizer.errors import ConfigError, nearest
 from optimizer.protocols import Device
@@ -17,8 +15,7 @@ from optimizer.targets.ollama.server import LOOPBACK
 from optimizer.targets.ollama.target import OllamaTarget
 from optimizer.targets.ollama.work import FIXED, SETTINGS, Work
 
-WORK = tuple(field.name for field in fields(Work))
-KEYS = ("name", "kind", "text", "devices", "objectives", "home", "model", "server", "program", *WORK)
+KEYS = (*COMMON, "model", "server", "program", *names_of(Work))
 OPTIONS = (
     "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "numa", "use_mmap", "use_mlock", "low_vram",
     "num_keep", "temperature", "top_k", "top_p", "min_p", "typical_p", "repeat_last_n", "repeat_penalty",
@@ -39,7 +36,7 @@ def ollama(node: Tree, space: Space | None, plan: Plan, builds: Builds, device: 
     target = OllamaTarget(
         model=str(node["model"]),
         space=space,
-        work=_work(node),
+        work=work_of(node, Work, {"seed": 0}),
         program=program,
         url=url,
         variables={"CUDA_VISIBLE_DEVICES": gpus[0].uuid if gpus else "-1"},  # -1: the processor (docs/gpu.md)
@@ -102,13 +99,3 @@ def _knobs(space: Space, *, running: bool) -> None:
 
 def _single(domain: object) -> bool:
     return isinstance(domain, Choice) and len(domain.values) == 1
-
-
-def _work(node: Tree) -> Work:
-    values: dict[str, int] = {}
-    for name in WORK:
-        least = 0 if name == "seed" else 2
-        if not isinstance(node[name], int) or isinstance(node[name], bool) or node[name] < least:
-            raise ConfigError(f"target.{name} is a whole number from {least} up, not '{node[name]}'.")
-        values[name] = int(node[name])
-    return Work(**values)

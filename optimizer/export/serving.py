@@ -31,6 +31,8 @@ def one_of(*known: str) -> Spell:
 
 CACHES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
 VLLM_CACHES = ("auto", "fp8", "fp8_e4m3", "fp8_e5m2")
+BOTH_CACHES = ("kv_cache_type", "kv_type", "kv_cache_dtype")
+"""One knob for keys and values, which llama-server sets apart."""
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,9 @@ OPTIONS: tuple[Option, ...] = (
     Option(("n_threads_batch", "threads_batch"), None, Served("--threads-batch")),
     Option(("num_gpu", "n_gpu_layers", "gpu_layers", "ngl"), Served("num_gpu"), Served("--n-gpu-layers")),
     Option(("flash_attn", "flash_attention"), None, Served("--flash-attn", on_off)),
-    Option(("type_k", "cache_type_k"), None, Served("--cache-type-k", one_of(*CACHES))),
-    Option(("type_v", "cache_type_v"), None, Served("--cache-type-v", one_of(*CACHES))),
-    Option(
-        ("kv_cache_type", "kv_type", "kv_cache_dtype"),
-        None,
-        None,
-        Served("kv-cache-dtype", one_of(*VLLM_CACHES)),
-    ),
+    Option(("type_k", "cache_type_k", *BOTH_CACHES), None, Served("--cache-type-k", one_of(*CACHES))),
+    Option(("type_v", "cache_type_v", *BOTH_CACHES), None, Served("--cache-type-v", one_of(*CACHES))),
+    Option(BOTH_CACHES, None, None, Served("kv-cache-dtype", one_of(*VLLM_CACHES))),
     Option(("num_parallel", "n_parallel", "parallel"), None, Served("--parallel"), Served("max-num-seqs")),
     Option(("max_num_seqs",), None, None, Served("max-num-seqs")),
     Option(("max_num_batched_tokens",), None, None, Served("max-num-batched-tokens")),
@@ -87,8 +84,6 @@ OPTIONS: tuple[Option, ...] = (
     Option(("seed",), Served("seed"), Served("--seed")),
 )
 """A knob goes by its effect's name (option: num_ctx), or its own."""
-BOTH_CACHES = ("kv_cache_type", "kv_type", "kv_cache_dtype")
-"""One knob for keys and values, which llama-server sets apart."""
 LANGUAGE = ("ollama", "llamacpp")
 """Kinds of targets that run a language model behind such options."""
 
@@ -111,12 +106,7 @@ def settings(shipment: Shipment, server: str) -> Settings:
         for key in option.knobs:
             if key in active and served is not None and (word := served.spell(active[key][1])) is not None:
                 told.setdefault(served.name, word)
-    if server == "llama_server":
-        for key in BOTH_CACHES:
-            if key in active and (word := one_of(*CACHES)(active[key][1])) is not None:
-                told |= {"--cache-type-k": word, "--cache-type-v": word}
     used = {key for o in OPTIONS if (s := getattr(o, server)) and s.name in told for key in o.knobs}
-    used |= set(BOTH_CACHES) if "--cache-type-k" in told else set()
     return Settings(told, tuple(name for key, (name, _) in active.items() if key not in used))
 
 

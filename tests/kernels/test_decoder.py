@@ -176,7 +176,11 @@ MUTATIONS: list[tuple[str, str, str, dict[str, int], dict[str, object]]] = [
     ("half of a byte", "(from[lane] >> 4) - 8", "(from[lane] >> 4) - 7", {"WEIGHT_BITS": 4}, {}),
     ("which of four", "four[within[lane]]", "four[within[lane] ^ 1]", {"PRUNING": 2}, {}),
     ("input of a block", "? inputs_[slot] : dense", "? slot % cols_ : dense", {"PRUNING": 3, "SPARSITY_PCT": 30}, {}),
-    ("scale of keys", "scales_[at] = scale;", "scales_[at] = scale * 1.02f;", {"KV_BITS": 8}, {}),
+    ("scale of keys", "scales_[at] = scale;", "scales_[at] = scale * 1.0003f;", {"KV_BITS": 8}, {}),
+    ("rounding of keys", "std::nearbyint(x[i] * inverse)", "std::floor(x[i] * inverse)", {"KV_BITS": 8}, {}),
+    ("scale of scores", "sum *= scales_[at];", "sum *= scales_[at] * 1.0003f;", {"KV_BITS": 8}, {}),
+    ("share of values", "share * scales_[at];", "share * scales_[at] * 1.0003f;", {"KV_BITS": 8}, {"batch": 4}),
+    ("halves of keys", "decoder::to_bf16(x[i]);", "decoder::to_bf16(x[i] * 1.0005f);", {"KV_BITS": 16}, {}),
 ]  # fmt: skip
 
 

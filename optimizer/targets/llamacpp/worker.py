@@ -68,6 +68,12 @@ class Model:
         self.step = int(room.n_batch)
         self.batch = lib.llama_batch_init(self.step, 0, 1)
 
+    def begun(self, tokens: Sequence[int]) -> list[int]:
+        """With the token that the model was trained to find at a text's beginning in the place of the first, if it was:
+        Gemma's are at a loss without it."""
+        begins = lib.llama_vocab_get_add_bos(self.vocabulary)
+        return [lib.llama_vocab_bos(self.vocabulary), *tokens[1:]] if begins else list(tokens)
+
     def tokens(self, text: str, count: int) -> list[int]:
         raw = text.encode()
         found = (lib.llama_token * (len(raw) + 8))()
@@ -105,7 +111,7 @@ def scored(model: Model, work: dict[str, Any]) -> dict[str, Array]:
     tokens = model.tokens(text_of("test")[: 12 * length * count], length * count)
     losses, firsts, lasts = [], [], []
     for n in range(count):
-        row = tokens[n * length : (n + 1) * length]
+        row = model.begun(tokens[n * length : (n + 1) * length])
         model.forget()
         logits = model(row, 0, every=True)
         high = logits.max(-1, keepdims=True)
@@ -149,16 +155,23 @@ def reading(model: Model, prompt: Sequence[int], count: int) -> dict[str, float]
 def served(model: Model, asked: dict[str, Any], line: str) -> dict[str, Any]:
     work, (word, _, rest) = asked["work"], line.partition(" ")
     if word == "answers":
-        np.savez(rest, **scored(model, work))  # type: ignore[arg-type]
+        with Path(rest).open("wb") as file:  # given a name, NumPy would add to it
+            np.savez(file, **scored(model, work))  # type: ignore[arg-type]
         return {"written": rest}
     if word == "verify":
         with np.load(asked["reference"], allow_pickle=False) as reference:
             return {"check": judged(scored(model, work), dict(reference))}
-    prompt = model.tokens(text_of("calibration")[: 12 * work["prompt_tokens"]], work["prompt_tokens"])
+    prompt = model.begun(model.tokens(text_of("calibration")[: 12 * work["prompt_tokens"]], work["prompt_tokens"]))
     taken = [reading(model, prompt, work["generate_tokens"]) for _ in range(int(rest))]
     samples: dict[str, list[float]] = {name: [t[name] for t in taken] for name in taken[0]}
     samples["peak_memory_bytes"] = [1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]
     return {"samples": samples}
+
+
+def features(told: str) -> dict[str, float]:
+    """What these libraries were built to use: "CPU : AVX2 = 1 | FMA = 1 |" → built_avx2, built_fma."""
+    pairs = [part.rpartition(":")[2].split("=") for part in told.split("|")]
+    return {f"built_{pair[0].strip().lower()}": float(pair[1]) for pair in pairs if len(pair) == 2}
 
 
 def main() -> None:
@@ -174,7 +187,8 @@ def main() -> None:
         start = time.perf_counter()
         model = Model(asked)
         size = float(Path(asked["model"]).stat().st_size)
-        say({"ready": {"load_s": time.perf_counter() - start, "facts": {"model_bytes": size}}})
+        facts = {"model_bytes": size, **features(lib.llama_print_system_info().decode())}
+        say({"ready": {"load_s": time.perf_counter() - start, "facts": facts}})
         for line in sys.stdin:
             say(served(model, asked, line.strip()))
     except ValueError as error:

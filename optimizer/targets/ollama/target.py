@@ -14,6 +14,7 @@ from optimizer.targets.ollama.api import Model
 from optimizer.targets.ollama.runner import OllamaRunner
 from optimizer.targets.ollama.server import Live, running_at, started
 from optimizer.targets.ollama.work import SETTINGS, Work
+from optimizer.targets.words import heard, told
 from optimizer.trial import Artifact, Reason, TrialError
 
 
@@ -60,11 +61,10 @@ class OllamaTarget:
     def build(self, point: Point, *, fresh: bool = False) -> Artifact:
         """Nothing is built: what tells points apart is what the server is told."""
         _, model = self.known
-        told = [f"{name}={json.dumps(value)}" for name, value in self._options(point).items()]
         return Artifact(
             key=digest([model.digest, dict(point)]),
             code_key=model.digest,
-            arguments=tuple(told),
+            arguments=told(self._options(point)),
             environment=self._settings(point),
             command=tuple(self.preview(point)),
             facts={"model_bytes": model.size_bytes},
@@ -75,9 +75,7 @@ class OllamaTarget:
         if not self._reference_file.is_file():
             raise TrialError(Reason.CRASH, "the baseline's answers are gone: resume the search, which asks for them")
         reference: list[str] = json.loads(self._reference_file.read_text(encoding="utf-8"))
-        pairs = [word.partition("=") for word in artifact.arguments]
-        options = {name: json.loads(value) for name, _, value in pairs}
-        with self._opened(options, artifact.environment, reference) as runner:
+        with self._opened(heard(artifact.arguments), artifact.environment, reference) as runner:
             yield runner
 
     def preview(self, point: Point) -> Sequence[str]:

@@ -161,6 +161,11 @@ def files_of(folder: Path) -> list[Path]:
     return sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("tokenizer*")])
 
 
+def packaged_here(name: str) -> bool:
+    """Whether a package that ships weights is installed."""
+    return find_spec(name.replace("-", "_")) is not None
+
+
 def _packaged(name: str, cache: Path) -> Path:
     """The GGUF file of an installed package; one that comes in parts is put together in the cache."""
     spec = find_spec(name.replace("-", "_"))

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from commands import command
+from gemmas import SHAPE, converted, drawn, ids_of
 from kernels.programs import Program, build, passes
 from torch.nn.functional import cross_entropy
 
@@ -24,32 +25,11 @@ from optimizer.targets.torch.language import SIZES
 from optimizer.targets.torch.weights import weights_of
 
 transformers = pytest.importorskip("transformers", reason="needs the extra models")
-tokenizers = pytest.importorskip("tokenizers", reason="needs the extra models")
 
 pytestmark = pytest.mark.extra
 SUPPORT = ("harness.cpp", "safetensors.cpp", "decoder/reference.cpp", "decoder/rounding.cpp")
 SINGLE = 2e-5  # float32 against float32, relative to the largest logit; measured 2e-6 at most
 LENGTH = 40  # tokens: five times the sliding window
-SHAPE: dict[str, Any] = {
-    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 1, "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 20,
-    "layer_types": ["sliding_attention", "full_attention"], "max_position_embeddings": 512,
-}  # fmt: skip
-
-
-def drawn(folder: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB", **changes: Any) -> Any:
-    """A Gemma3 of drawn weights, norms included, saved in a folder with a tokenizer of bytes."""
-    torch.manual_seed(0)
-    config = transformers.Gemma3TextConfig(**{**SHAPE, **changes})
-    model = transformers.Gemma3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3 if parameter.dim() == 1 else parameter.shape[1] ** -0.5)
-    model.to(dtype).save_pretrained(folder, max_shard_size=shard)
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    whole = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(sorted(alphabet))}, []))
-    whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    transformers.PreTrainedTokenizerFast(tokenizer_object=whole).save_pretrained(folder)
-    return model.to(torch.float32)
 
 
 @pytest.fixture(scope="module")
@@ -68,23 +48,12 @@ def tiny(place: Path) -> tuple[Any, DecoderFiles]:
     return model, converted(place / "tiny", place / "cache")
 
 
-def converted(source: Path, cache: Path) -> DecoderFiles:
-    files = decoder_files(str(source), cache)
-    if not files.whole:
-        convert(files, cache)
-    return files
-
-
 def logits_of(program: Path, files: DecoderFiles, to: Path, rows: int, length: int = LENGTH) -> Any:
     """(length, vocab) of the text's first tokens, `rows` tokens at a time."""
     options = {"model": files.model, "text": files.text, "eval-windows": 1, "context": 256}
     with Program(program, {**options, "dump-logits": to, "dump-rows": rows, "check-tokens": length}) as process:
         assert "ready" in process.first, process.first
     return np.fromfile(to, np.float32).reshape(length, -1)
-
-
-def ids_of(files: DecoderFiles) -> torch.Tensor:
-    return torch.from_numpy(np.fromfile(files.text, "<i4").astype(np.int64))
 
 
 # ---- the same as transformers
@@ -285,7 +254,7 @@ def test_a_search_converts_and_goes(place: Path, tiny: tuple[Any, DecoderFiles],
         (["target.model=gema3_270m"], "there is no file gema3_270m"),
         (["target.model=/nowhere.gguf"], "no .gguf file of this name"),
         (["target.model=package:nobody"], "package nobody is not installed"),
-        (["target=decoder_cuda", "device=none", "target.model=gemma3_270m"], "does not read target.model=gemma3_270m"),
+        (["target=decoder_cuda", "device=none", "target.model=package:nobody"], "package nobody is not installed"),
     ],
     ids=str,
 )
