@@ -179,7 +179,8 @@ MUTATIONS: list[tuple[str, str, str, dict[str, int], dict[str, object]]] = [
     ("scale of keys", "scales_[at] = scale;", "scales_[at] = scale * 1.0003f;", {"KV_BITS": 8}, {}),
     ("rounding of keys", "std::nearbyint(x[i] * inverse)", "std::floor(x[i] * inverse)", {"KV_BITS": 8}, {}),
     ("scale of scores", "sum *= scales_[at];", "sum *= scales_[at] * 1.0003f;", {"KV_BITS": 8}, {}),
-    ("share of values", "share * scales_[at];", "share * scales_[at] * 1.0003f;", {"KV_BITS": 8}, {"batch": 4}),
+    ("step of a value", "unit * static_cast<float>(v[i]);", "unit * static_cast<float>(v[i] + (i == 3));",
+     {"KV_BITS": 8}, {"batch": 4}),
     ("halves of keys", "decoder::to_bf16(x[i]);", "decoder::to_bf16(x[i] * 1.0005f);", {"KV_BITS": 16}, {}),
 ]  # fmt: skip
 
