@@ -26,12 +26,13 @@ def command(*, as_json: bool) -> None:
         print(json.dumps([asdict(f) for f in found]))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2), show_header=False)
     for finding in found:
         mark = {True: "[green]ok[/]", False: "[red]missing[/]", None: "[yellow]absent[/]"}[finding.ok]
-        table.add_row(mark, finding.what, finding.found or finding.advice)
+        table.add_row(mark, escape(finding.what), escape(finding.found or finding.advice))  # [cuda] is no markup
     Console(soft_wrap=True).print(table)
 
 
