@@ -1,13 +1,17 @@
 """Is a trial that is kept in less memory the same trial?"""
 
 import copy
+import gc
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from simple import recipe_of, searched, synthetic
 
 from optimizer.journal import line_of, trial_document, trial_from
+from optimizer.recipe import Plan
 from optimizer.space import Point
 from optimizer.trial import (
     Artifact,
@@ -66,3 +70,19 @@ def test_an_artifact_is_written_with_plain_mappings() -> None:
     document = json.loads(json.dumps(artifact_document(kept)))
     assert document == json.loads(json.dumps(artifact_document(ARTIFACT)))
     assert document["facts"] == {"compile_time_s": 0.25}
+
+
+def test_a_trial_of_a_search_takes_less_than_four_kilobytes() -> None:
+    """Of two metrics with a hundred readings each; the full figure is experiments/pipeline's."""
+    plan = Plan(warmups=1, min_samples=100, max_samples=100, max_seconds=10.0, drift_every=0, give_up_early=False)
+    recipe = recipe_of(plan=plan)
+    searched(recipe, synthetic(), 3)  # what all trials share is there
+    tracemalloc.start()
+    try:
+        trials, _ = searched(recipe, synthetic(), 150)
+        gc.collect()
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(trials[-1].outcome, Measured) and len(trials[-1].outcome.samples["latency_s"]) >= 100
+    assert kept_bytes / len(trials) < 4000
