@@ -251,7 +251,7 @@ def _connect(address: str) -> None:
     except (OSError, ConnectionError) as error:
         raise ConfigError(
             f"No Ray cluster answers at {address} ({str(error).splitlines()[0]}). Start one with `ray start --head` "
-            "(docs/cluster.md), or leave executor=ray away: the local executor needs none."
+            "(docs/cluster.md), or search with executor=local, which needs none."
         ) from None
 
 
