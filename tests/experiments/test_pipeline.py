@@ -1,4 +1,4 @@
-"""The comparison with peers goes on where it was interrupted; its ratios say who is faster; code is told by what runs."""
+"""The comparison with peers goes on where it broke off; its ratios say who is faster; code is told by what runs."""
 
 import importlib.util
 import json
