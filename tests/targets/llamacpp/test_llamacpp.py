@@ -64,7 +64,7 @@ def test_flags_of_its_build_are_a_wheels_and_settings_are_not(packaged: None, mo
     baseline = setup.recipe.start[0]
     assert not any("CMAKE_ARGS" in line for line in target.preview(baseline)), "the baseline is what is installed"
     preview = target.preview(Point({**baseline, "ggml_lto": True, "ggml_native": False}))
-    assert preview[0] == "CMAKE_ARGS='-DGGML_NATIVE=OFF -DGGML_LTO=ON'"
+    assert preview[0] == "CMAKE_ARGS='-DGGML_NATIVE=0 -DGGML_LTO=1'"
     assert "ggml" not in preview[2]
     assert "compiler" in target.fingerprint()
 
