@@ -52,10 +52,11 @@ def submitted(allocation: Allocation, words: Sequence[str], folder: Path, name: 
     words: of `optimizer search` with executor=ray, without its address; folder: on a disk that all machines see, for
     what submitit and the tasks tell each other. Raises RuntimeError where the batch system is not there or refuses.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    executor = submitit.AutoExecutor(folder=folder, cluster=allocation.cluster)  # refuses before it makes the folder
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
     for left in (HEAD, OVER, PRINTED):
         (folder / left).unlink(missing_ok=True)
-    executor = submitit.AutoExecutor(folder=folder, cluster=allocation.cluster)
     alone = allocation.cluster in SHARES_A_MACHINE
     executor.update_parameters(
         name=name,

@@ -48,6 +48,7 @@ def test_a_search_that_fails_in_an_allocation_fails_here(tmp_path: Path) -> None
 
 def test_without_a_batch_system_that_is_said(tmp_path: Path) -> None:
     assert "executor.cluster=slurm" in error("search", *SEARCH, "executor=slurm", cwd=tmp_path)
+    assert not (tmp_path / "studies").exists()
 
 
 @pytest.mark.parametrize(
