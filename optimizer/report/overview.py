@@ -27,6 +27,7 @@ from optimizer.report.finding import Finding
 from optimizer.report.findings import findings
 from optimizer.report.importance import shares_of
 from optimizer.report.spoils import spoils
+from optimizer.report.verdict import verdict_line
 from optimizer.space import Json
 from optimizer.text import quantity, value_text
 from optimizer.trial import Failed
@@ -124,6 +125,9 @@ LEADING = (
 """The kinds of findings that the summary names, one each: the one with the largest figure of that name."""
 
 
+MOST_VERDICTS = 5  # that the summary tells one by one
+
+
 def _summary(
     data: DataSummary,
     kept: Collection,
@@ -131,13 +135,20 @@ def _summary(
     spoilt: Mapping[str, Finding],
     given: Sequence[Advice],
 ) -> list[str]:
-    """A few sentences by rule: what there is, the strongest finding of each kind that holds, what to do first."""
+    """A few sentences by rule: what there is, how the searches ended, the strongest finding of each kind that holds,
+    what to do first."""
     failed = data.trials - data.measured
     lines = [
         f"{_count(len(kept.studies), 'study', 'studies')}"
         f"{f' of {len(data.files)} files' if data.files else ''} with {_count(data.trials, 'run', 'runs')}, "
         f"{failed or 'none'} of them failed" + (f"; {len(data.copies)} files repeat others." if data.copies else ".")
     ]
+    searched = [s for s in kept.studies if not is_recorded(s) and s.trials]
+    proved = [s for s in searched if s.winner and s.winner.number > 0]
+    if len(searched) > MOST_VERDICTS:
+        lines.append(f"{len(proved)} of {len(searched)} searches ended with a trial that was proved better.")
+    else:
+        lines += [_ended(s, several=len(searched) > 1) for s in searched]
     everything = {**found, **spoilt}
     for kind, figure in LEADING:
         mine = {
@@ -148,9 +159,17 @@ def _summary(
         if mine:
             name = max(mine, key=lambda n: _largest(mine[n], figure))
             lines.append(f"{name}: {mine[name].statement}")
-    if given:
+    if 0 < len(proved) <= MOST_VERDICTS:
+        shipped = ", ".join(f"trial {s.winner.number} of {s.name}" for s in proved if s.winner)
+        lines.append(f"First of all: ship {shipped}, by `optimizer export STUDY`: it was proved.")
+    elif given:
         lines.append(f"First of all: {given[0].text}")
     return lines
+
+
+def _ended(study: Study, *, several: bool) -> str:
+    """The verdict of a search, by its name where there are others."""
+    return f"{f'{study.name}: ' if several else ''}{verdict_line(study).replace('**', '')}"
 
 
 def _count(n: int, one: str, many: str) -> str:

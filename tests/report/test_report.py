@@ -12,6 +12,7 @@ from optimizer.protocols import Ending
 from optimizer.recipe import Environment, Recipe
 from optimizer.report import markdown as rendering
 from optimizer.report.importance import importance, shares_of
+from optimizer.report.overview import overview
 from optimizer.stats import Judgement, Verdict
 from optimizer.trial import Candidate, Measured, Reason, Trial, samples_of
 
@@ -56,6 +57,19 @@ def test_a_proved_winner_is_told_with_its_interval(tmp_path: Path) -> None:
     }
     assert changed <= told
     assert "12 s" in section(text, "Effort")
+
+
+def test_the_summary_begins_with_the_verdict_and_ends_with_the_winner(tmp_path: Path) -> None:
+    recipe = recipe_of(MIXED)
+    trials, _ = searched(recipe, synthetic(), 12)
+    better = Ending(Verdict("latency_s", 2.0, 1.9, 2.1, Judgement.BETTER, 5, 10))
+    found = overview([study_of(tmp_path / "a", recipe, trials, better)], "t").summary
+    assert found[1].startswith("Better: trial 5 gains 2.000×")
+    assert found[-1].startswith("First of all: ship trial 5 of ")
+    same = replace(better, verdict=Verdict("latency_s", 1.0, 0.9, 1.1, Judgement.SAME, 5, 10))
+    found = overview([study_of(tmp_path / "b", recipe, trials, same)], "t").summary
+    assert found[1].startswith("Same: the leading finalist, trial 5")
+    assert not any("ship" in line for line in found)
 
 
 def test_failures_and_broken_limits_are_counted(tmp_path: Path) -> None:

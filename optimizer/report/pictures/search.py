@@ -22,6 +22,7 @@ from optimizer.report.pictures.picture import (
     values_of,
 )
 from optimizer.space import Json
+from optimizer.text import quantity
 from optimizer.trial import Trial, samples_of
 
 FEWEST = 3  # trials that are worth a picture
@@ -81,7 +82,7 @@ def _progress(study: Study, labels: Mapping[str, str]) -> Iterator[Picture]:
             f"best-over-{name}",
             f"Best so far over {name}",
             f"Each point is a measured trial; the line is the best {axis.metric} that keeps every limit, "
-            f"{line[-1]['v']:g} in the end.{note}"
+            f"{quantity(axis.metric, steps[-1][1])} in the end.{note}"
             if line
             else f"Each point is a measured trial.{note}",
             _steps(points, line, field, title, axis.channel("v"), {k: c for k, c in KINDS.items() if k in seen}),
