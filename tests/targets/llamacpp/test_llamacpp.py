@@ -12,6 +12,7 @@ from optimizer.errors import ConfigError
 from optimizer.space import Point
 from optimizer.targets.llamacpp.quantize import facts, tensor_type
 from optimizer.targets.llamacpp.target import LlamaCppTarget
+from optimizer.targets.native import NativeRunner
 from optimizer.targets.torch.weights import packaged_here
 from optimizer.trial import Artifact
 
@@ -92,6 +93,8 @@ def quantised(setup: Setup, kind: str, loss_pct: float, agreement_pct: float) ->
     for built, most, least in ((target.build(baseline), 0.0, 100.0), (artifact, loss_pct, agreement_pct)):
         with target.open(built) as runner:
             check, samples = runner.verify(), runner.run(2)
+            assert isinstance(runner, NativeRunner)
+            assert any(name.startswith("built_") for name in runner.facts), "what the libraries were built to use"
         assert abs(check.quality["quality_loss_pct"]) <= most
         assert check.quality["top1_agreement_pct"] >= least
         assert len(samples["tokens_per_s"]) == 2
