@@ -104,6 +104,20 @@ def test_a_busy_machine_is_not_held_against_the_promise(
     assert any("busy machine" in note for note in found.notes)
 
 
+def test_the_exit_codes_are_those_that_are_documented(synthetic: Path, tmp_path: Path) -> None:
+    kept = json.loads(command("verify", str(synthetic), "--json", cwd=tmp_path, status=0).stdout)
+    assert kept["finding"] in ("kept", "undecided")
+    assert kept["files"]["json"] == {"how": "its point and flags are the winner's", "broken": [], "unchecked": ""}
+    (synthetic / "winner.json").write_text("{}")
+    broken = command("verify", str(synthetic), cwd=tmp_path, status=1)
+    assert "winner.json was edited" in broken.stdout
+    assert "no export" in error("verify", ".", cwd=tmp_path, status=2)
+    page = (Path(__file__).parents[2] / "docs/production.md").read_text(encoding="utf-8")
+    assert all(
+        f"| {code} |" in page.partition("## `verify`")[2].partition("## `monitor`")[0] for code in (0, 1, 2, 130)
+    )
+
+
 # --- a real program
 
 
