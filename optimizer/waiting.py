@@ -46,7 +46,7 @@ class Announced:
 
     def _tell(self) -> None:
         if told := known_as(Path(lock_path(self.lock))):
-            self.say(f"Waiting for {self.lock}, on which another process measures{told}.")
+            self.say(f"Waiting for {self.lock}, which another process holds{told}.")
 
 
 def holder(path: Path) -> int | None:
