@@ -90,10 +90,10 @@ def points(folder: Path, study: str) -> list[object]:
 ZERO_COST = ("target=synthetic", "strategy=random", "measure=quick", "measure.drift_every=0", *ROOMY)
 
 
-def loop(repeats: int) -> dict[str, Any]:
+def loop(repeats: int, trials_each: int) -> dict[str, Any]:
     """The loop's own time a trial with the pool and MLflow on: all but building, verifying, measuring, confirming. And
     everything up to the last trial, with what the synthetic target takes."""
-    words = (*ZERO_COST, "budget.trials=1000", "executor.workers=2", "tracking=mlflow")
+    words = (*ZERO_COST, f"budget.trials={trials_each}", "executor.workers=2", "tracking=mlflow")
     own, whole = [], []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as name:
@@ -102,7 +102,7 @@ def loop(repeats: int) -> dict[str, Any]:
         seconds = found["seconds"]
         own.append(1000 * (seconds["total"] - sum(seconds.get(s, 0.0) for s in NOT_OURS)) / found["trials"])
         whole.append(1000 * trials[-1].elapsed_s / len(trials))
-    return {"own_ms_a_trial": summary(own), "everything_ms_a_trial": summary(whole)}
+    return {"trials": trials_each, "own_ms_a_trial": summary(own), "everything_ms_a_trial": summary(whole)}
 
 
 def loop_with_ray(repeats: int) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def ratio(late: Sequence[float], early: Sequence[float]) -> dict[str, Any]:
 def main() -> None:
     parts: Mapping[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
         "cache": lambda given: cache(given.repeats),
-        "loop": lambda given: loop(given.repeats),
+        "loop": lambda given: loop(given.repeats, given.loop_trials),
         "ray": lambda given: loop_with_ray(given.repeats),
         "long": lambda given: long(given.trials),
     }
@@ -222,6 +222,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*parts, []], help="unset: all")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--trials", type=int, default=100_000, help="of the long search")
+    parser.add_argument("--loop-trials", type=int, default=1000)
     parser.add_argument("--long-search", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.long_search:
