@@ -12,7 +12,7 @@ from optimizer.report.savings import savings
 from optimizer.report.verdict import floor_text, leader
 from optimizer.stats import quantile
 from optimizer.text import changes, duration, first_words, quantity, value_text
-from optimizer.trial import Failed, Trial, metrics_of, quality_loss_pct, samples_of
+from optimizer.trial import Failed, Measured, Trial, metrics_of, quality_loss_pct, samples_of
 
 SHOWN = 10  # rows of a table
 SHOWN_FACTS = ("system", "cores", "memory_bytes", "governor", "turbo", "smt", "cpus", "nice", "virtual", "isolation")
@@ -104,7 +104,8 @@ def _front(study: Study) -> Section | None:
 def _importance(study: Study, shares: Mapping[str, float]) -> Section | None:
     if not shares:
         return None
-    rows = [[Cell(name), Cell(f"{100 * share:.1f} %", share)] for name, share in list(shares.items())[:SHOWN]]
+    told = links(study, [t for t in study.trials if isinstance(t.outcome, Measured)])
+    rows = [[Cell(name), Cell(f"{100 * share:.1f} %", share, told)] for name, share in list(shares.items())[:SHOWN]]
     what = study.recipe.goal.first.metric
     text = f"The share of the variation of log {what} that each knob explains (functional ANOVA{_of_how_many(study)})."
     return Section("Knobs that matter", (text, table_of(("knob", "share"), rows)))
