@@ -5,7 +5,7 @@ python experiments/chaos/chaos_run.py --go-on      (the same, after the rounds t
 python experiments/chaos/chaos_run.py --kills 12   (the short form that the tests run)
 
 A round is a study of its own, with a seed and a strategy of its own. Where all 200 kills were asked for, each round is
-appended to rounds.jsonl beside this file as it ends, and result.json sums them up. It stops with a failed check where a
+appended to rounds.jsonl beside this file as it ends, and result.json sums up those that are there. It stops with a failed check where a
 resumed search differs from an undisturbed one.
 """
 
@@ -49,10 +49,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if whole:
             with record.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(found) + "\n")
-    text = json.dumps(summed(rounds), indent=1)
-    print(text)
-    if whole:
-        (HERE / "result.json").write_text(text + "\n", encoding="utf-8")
+            (HERE / "result.json").write_text(json.dumps(summed(rounds), indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(summed(rounds), indent=1))
     return 0
 
 
