@@ -5,8 +5,8 @@ python experiments/chaos/chaos_run.py --go-on      (the same, after the rounds t
 python experiments/chaos/chaos_run.py --kills 12   (the short form that the tests run)
 
 A round is a study of its own, with a seed and a strategy of its own. Where all 200 kills were asked for, each round is
-appended to rounds.jsonl beside this file as it ends, and result.json sums up those that are there. It stops with a failed check where a
-resumed search differs from an undisturbed one.
+appended to rounds.jsonl beside this file as it ends, and result.json sums up those that are there. It stops with a
+failed check where a resumed search differs from an undisturbed one.
 """
 
 import argparse
