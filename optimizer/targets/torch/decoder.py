@@ -3,9 +3,10 @@
     forward(tokens (B, T), positions (T))                 -> logits (B, T, vocabulary): all positions, nothing is kept
     forward(tokens (B, T), positions (T), *cache)         -> logits (B, vocabulary) of the last position, and the cache
 
-The cache is static: keys and values of each layer, (B, heads, context, width), filled with zeros. A prompt (T > 1)
-starts at position 0; a generated token (T = 1) stands anywhere. The layers are transformers' own; only the loop over
-them is written out, since its own one makes masks and caches that no compiler follows.
+The cache holds keys and values of each layer, (B, heads, context, width). A static one is filled with zeros and keeps
+its shape: a prompt (T > 1) starts at position 0, a generated token (T = 1) stands anywhere. One that grows comes empty
+and leaves T places longer. The layers are transformers' own; only the loop over them is written out, since its own one
+makes masks and caches that no compiler follows.
 """
 
 import inspect
@@ -20,8 +21,9 @@ MASKED = -1e9  # beside scores; within the range of bfloat16, clamped to that of
 class Decoder(nn.Module):
     keeps_types = True  # quantize.py: logits are float32 and the cache stays as it is given, whatever the weights are
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, grows: bool) -> None:
         super().__init__()
+        self.grows = grows
         self.model, self.lm_head = model.model, model.lm_head
         self.config: Any = model.config
         self.kinds = list(getattr(self.config, "layer_types", None) or ["full_attention"] * len(self._layers))
@@ -32,19 +34,13 @@ class Decoder(nn.Module):
     def _layers(self) -> Any:
         return self.model.layers  # type: ignore[union-attr]
 
-    def cache(self, batch: int, context: int, dtype: torch.dtype, device: str) -> tuple[Tensor, ...]:
-        heads = self.config.num_key_value_heads
-        width = getattr(self.config, "head_dim", None) or self.config.hidden_size // self.config.num_attention_heads
-        shape = (batch, heads, context, width)
-        return tuple(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2 * len(self.kinds)))
-
     def forward(self, tokens: Tensor, positions: Tensor, *cache: Tensor) -> Tensor | tuple[Tensor, ...]:
         model: Any = self.model
         hidden = model.embed_tokens(tokens)
-        places = torch.arange(cache[0].shape[2], device=positions.device) if cache else positions
+        places = self._places(positions, cache)
         masks = {kind: self._mask(kind, positions, places, hidden.dtype) for kind in sorted(set(self.kinds))}
         angles = {kind: self._angles(kind, hidden, positions) for kind in sorted(set(self.kinds))}
-        kept = _Cache(cache, positions, places) if cache else None
+        kept = _Cache(cache, positions, places, grows=self.grows) if cache else None
         for layer, kind in zip(self._layers, self.kinds, strict=True):
             looking = {"attention_mask": masks[kind], "position_embeddings": angles[kind], self._cache_name: kept}
             hidden = layer(hidden, **looking)
@@ -53,6 +49,13 @@ class Decoder(nn.Module):
             all_of_them: Tensor = self.lm_head(hidden).float()  # type: ignore[operator]
             return all_of_them
         return (self.lm_head(hidden[:, -1]).float(), *kept.tensors)  # type: ignore[operator]
+
+    def _places(self, positions: Tensor, cache: tuple[Tensor, ...]) -> Tensor:
+        """Where what is looked at stands."""
+        if not cache:
+            return positions
+        count = cache[0].shape[2] + (positions.shape[0] if self.grows else 0)
+        return torch.arange(count, device=positions.device)
 
     def _mask(self, kind: str, positions: Tensor, places: Tensor, dtype: torch.dtype) -> Tensor:
         """(1, 1, T, places), added to the scores: 0 where a position may look, else a large negative number."""
@@ -71,8 +74,8 @@ class Decoder(nn.Module):
 class _Cache:
     """What transformers' attention takes for its cache: the one method of it that it calls."""
 
-    def __init__(self, tensors: tuple[Tensor, ...], positions: Tensor, places: Tensor) -> None:
-        self.tensors, self._positions, self._places = list(tensors), positions, places
+    def __init__(self, tensors: tuple[Tensor, ...], positions: Tensor, places: Tensor, *, grows: bool) -> None:
+        self.tensors, self._positions, self._places, self._grows = list(tensors), positions, places, grows
 
     def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         whole = [self._put(2 * layer_idx + i, new) for i, new in enumerate((keys, values))]
@@ -80,7 +83,11 @@ class _Cache:
 
     def _put(self, index: int, new: Tensor) -> Tensor:
         old = self.tensors[index]
-        if new.shape[2] == 1:
+        if self._grows:
+            # cat lays its answer out as its inputs lie, and code that was compiled for one layout refuses another
+            laid_out = new.to(old.dtype).clone(memory_format=torch.contiguous_format)
+            self.tensors[index] = torch.cat([old, laid_out], dim=2)
+        elif new.shape[2] == 1:
             here = (self._places == self._positions)[None, None, :, None]
             self.tensors[index] = torch.where(here, new.to(old.dtype), old)
         else:

@@ -1,6 +1,7 @@
 """How fast does a language model read a prompt and write what follows, and how well does it know a text?
 
-Speed: `batch` prompts of `prompt_tokens` are read and `generate_tokens` written greedily, with a static cache.
+Speed: `batch` prompts of `prompt_tokens` are read and `generate_tokens` written greedily. The cache of keys and values
+is static, of `context_tokens` places, or dynamic: it grows with every token.
 Quality: perplexity and top-1 agreement on windows of the standard library's pydoc_data.topics; calibration has other
 topics of it. A topic belongs to the test where the hash of its name is even, so the two share no text.
 """
@@ -40,6 +41,7 @@ SIZES: Mapping[str, int] = {
     "calibration_windows": 4,
     "calibration_tokens": 256,  # as the windows of the test, so that a compiled entry takes them
 }
+CACHE, DYNAMIC, CONTEXT = "kv_cache", "dynamic", "context_tokens"
 WINDOWS = "windows.safetensors"
 PARTS: Mapping[str, tuple[str, str]] = {
     "test": ("windows", "window_tokens"), "calibration": ("calibration_windows", "calibration_tokens")
@@ -54,6 +56,7 @@ class LanguageTask:
     sizes: Mapping[str, int]
     attention: str
     cache_type: torch.dtype  # of keys and values; float32 for the reference
+    context: int  # places of a static cache; 0: it is dynamic
     device: str
     texts: Path  # where the tokens of the windows are kept
     windows_file: Path | None = None  # where they were cut before, by another version of the texts perhaps
@@ -64,15 +67,16 @@ class LanguageTask:
         return digest([self.weights.key, asked, _text_hash(), sources])
 
     def load(self) -> nn.Module:
-        return Decoder(self.weights.model(self.attention)).eval().requires_grad_(requires_grad=False)
+        module = Decoder(self.weights.model(self.attention), grows=not self.context)
+        return module.eval().requires_grad_(requires_grad=False)
 
     def entries(self) -> Entries:
         prompt = self.sizes["prompt_tokens"]
-        cache = self._empty()
+        token = self._prompt[:, :1].contiguous()
         return {
             "score": self._scored(self._windows["test"][:1]),
-            "prefill": (self._prompt, self._positions(0, prompt), *cache),
-            "decode": (self._prompt[:, :1].contiguous(), self._positions(prompt, 1), *(t.clone() for t in cache)),
+            "prefill": (self._prompt, self._positions(0, prompt), *self._empty(self.context)),
+            "decode": (token, self._positions(prompt, 1), *self._empty(self.context or prompt)),
         }
 
     def calibration(self) -> Sequence[Inputs]:
@@ -82,7 +86,7 @@ class LanguageTask:
     def scenario(self, calls: Calls) -> Reading:
         batch, prompt, count = (self.sizes[n] for n in ("batch", "prompt_tokens", "generate_tokens"))
         start = time.perf_counter()
-        logits, *cache = calls["prefill"](self._prompt, self._positions(0, prompt), *self._empty())
+        logits, *cache = calls["prefill"](self._prompt, self._positions(0, prompt), *self._empty(self.context))
         token = logits.argmax(-1, keepdim=True)
         self._wait()
         first_s = time.perf_counter() - start
@@ -136,7 +140,7 @@ class LanguageTask:
         """Logits after a prompt and after a few given tokens, of the first of the batch."""
         prompt, row = self.sizes["prompt_tokens"], self._windows["test"][0]
         batch = self.sizes["batch"]
-        logits, *cache = calls["prefill"](self._prompt, self._positions(0, prompt), *self._empty())
+        logits, *cache = calls["prefill"](self._prompt, self._positions(0, prompt), *self._empty(self.context))
         found = [logits[0].float().cpu()]
         for step in range(min(FORCED, self.sizes["generate_tokens"] - 1)):
             token = row[step].to(self.device).expand(batch, 1).contiguous()
@@ -173,11 +177,10 @@ class LanguageTask:
     def _positions(self, start: int, count: int) -> Tensor:
         return torch.arange(start, start + count, device=self.device)
 
-    def _empty(self) -> tuple[Tensor, ...]:
+    def _empty(self, places: int) -> tuple[Tensor, ...]:
         config = self._config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        context = self.sizes["prompt_tokens"] + self.sizes["generate_tokens"]
-        shape = (self.sizes["batch"], config.num_key_value_heads, context, width)
+        shape = (self.sizes["batch"], config.num_key_value_heads, places, width)
         return tuple(
             torch.zeros(shape, dtype=self.cache_type, device=self.device) for _ in range(2 * config.num_hidden_layers)
         )
@@ -192,9 +195,9 @@ class LanguageTask:
 
 
 def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache: Path) -> LanguageTask:
-    """options: `weights` (weights.py), `size` for drawn ones, SIZES, `windows_file` for tokens cut before; the knobs
-    batch, prompt_tokens, generate_tokens and attention stand over them. Raises ConfigError."""
-    known = {"weights", "size", "attention", "windows_file", *SIZES}
+    """options: `weights` (weights.py), `size` for drawn ones, SIZES, `windows_file` for tokens cut before; those that
+    are knobs of conf/space/torch_language.yaml too are overridden by the point. Raises ConfigError."""
+    known = {"weights", "size", "attention", "windows_file", CONTEXT, CACHE, *SIZES}
     for name in options:
         if name not in known:
             raise ConfigError(f"A language model has no option '{name}'.{nearest(name, known)}")
@@ -209,10 +212,22 @@ def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache:
         sizes=sizes,
         attention=attention,
         cache_type=CACHE_TYPES.get(str(knobs.get(QUANTIZE, "none")), torch.float32),
+        context=_context({**options, **knobs}, sizes["prompt_tokens"] + sizes["generate_tokens"]),
         device=device,
         texts=cache / "texts",
         windows_file=Path(str(options["windows_file"])) if options.get("windows_file") else None,
     )
+
+
+def _context(asked: Mapping[str, Json], least: int) -> int:
+    """Places of the static cache, 0 for a dynamic one. Raises ConfigError."""
+    if (kind := str(asked.get(CACHE, "static"))) not in ("static", DYNAMIC):
+        raise ConfigError(f"{CACHE}={kind} is not known; it is static or {DYNAMIC}.")
+    if kind == DYNAMIC:
+        return 0
+    if 0 < (places := int(asked.get(CONTEXT, 0))) < least:
+        raise ConfigError(f"{CONTEXT}={places} does not hold prompt and answer: at least {least}, or 0 for just that.")
+    return places or least
 
 
 def _text_hash() -> str:

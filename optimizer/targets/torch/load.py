@@ -80,25 +80,28 @@ class Model:
 
     def generate(self, ids: Sequence[int] | Sequence[Sequence[int]], count: int) -> list[Any]:
         """The `count` token ids that follow each prompt, the likeliest each time. One prompt or several of one length,
-        as many as the model was built for at most; prompt and answer together fit its context."""
+        as many as the model was built for at most; prompt and answer together fit its context, where that is static."""
         if PREFILL not in self.calls:
             raise ValueError("This is no language model: call it, or use predict.")
         several = len(ids) > 0 and isinstance(ids[0], list | tuple | np.ndarray)
         rows = np.asarray(ids if several else [ids], dtype=np.int64)
         (batch, prompt), context = self._told(PREFILL, 0)["shape"], self._told(PREFILL, 2)["shape"][2]
         length = rows.shape[1] if rows.ndim == 2 else 0
-        if not 1 <= len(rows) <= batch or length < 1 or count < 1 or length + count - 1 > context:
+        too_long = 0 < context < length + count - 1
+        if not 1 <= len(rows) <= batch or length < 1 or count < 1 or too_long:
+            most = f", and {context + 1} tokens with what follows" if context else ""
             raise ValueError(
                 f"{len(rows)} prompts of {length} tokens and {count} more: this model takes 1 to {batch} prompts of "
-                f"one length, and {context + 1} tokens with what follows."
+                f"one length{most}."
             )
         filled = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
-        answer = self._written(filled, prompt, count)[: len(rows)].tolist()
+        answer = self._written(filled, prompt if context else length, count)[: len(rows)].tolist()
         return answer if several else list(answer[0])
 
     def _written(self, rows: Any, prompt: int, count: int) -> Any:
-        """Prefill reads as many tokens as it was built for; a shorter prompt is filled up behind its end, where nothing
-        looks before it is written over, and its last token is read again. What is longer is read token by token."""
+        """Prefill reads `prompt` tokens: as many as it was built for, or all of them where the cache grows. A shorter
+        one is filled up behind its end, where nothing looks before it is written over, and its last token is read
+        again. What is longer is read token by token."""
         length = rows.shape[1]
         first = np.concatenate([rows, np.repeat(rows[:, -1:], max(0, prompt - length), 1)], axis=1)[:, :prompt]
         caches = self.told["entries"][PREFILL][2:]

@@ -34,16 +34,22 @@ OPTIONS: dict[str, Json] = {
 }
 
 
-@pytest.fixture(scope="module", params=["torchscript", "eager"])
+BUILT: Mapping[str, Mapping[str, Value]] = {
+    "torchscript": {"backend": "torchscript"},
+    "eager": {"backend": "eager"},
+    "dynamic": {"backend": "eager", "kv_cache": "dynamic"},
+}
+
+
+@pytest.fixture(scope="module", params=BUILT)
 def exported(
     request: pytest.FixtureRequest, zygote: Zygote, tmp_path_factory: pytest.TempPathFactory
 ) -> ExportedTarget:
     place = tmp_path_factory.mktemp("language")
-    knobs: Mapping[str, Value] = {"backend": request.param}
     baseline = Point({"backend": "eager"})
     target = TorchTarget("language", OPTIONS, baseline, "cpu", place / "built", place / "cache", LIMITS, zygote=zygote)
     (place / "export").mkdir()
-    target.export(target.build(Point(knobs)), place / "export")
+    target.export(target.build(Point(BUILT[request.param])), place / "export")
     return exported_at(place / "export", target)
 
 
@@ -68,10 +74,19 @@ def test_several_prompts_are_continued_together(exported: ExportedTarget) -> Non
     assert load_model(exported.place).generate(rows, 3) == [greedy(row, 3) for row in rows]
 
 
-@pytest.mark.parametrize(("ids", "count"), [([[1], [2], [3]], 2), ([], 2), ([1] * 12, 8), ([1], 0)])
+@pytest.mark.parametrize(("ids", "count"), [([[1], [2], [3]], 2), ([], 2), ([1], 0)])
 def test_what_does_not_fit_is_refused(exported: ExportedTarget, ids: list[Any], count: int) -> None:
     with pytest.raises(ValueError, match="1 to 2 prompts"):
         load_model(exported.place).generate(ids, count)
+
+
+def test_a_static_cache_holds_so_many_tokens_and_one_that_grows_any(exported: ExportedTarget) -> None:
+    model, ids = load_model(exported.place), [1] * 12
+    if exported.told["knobs"].get("kv_cache") == "dynamic":
+        assert model.generate(ids, 30) == greedy(ids, 30)
+    else:
+        with pytest.raises(ValueError, match="19 tokens with what follows"):
+            model.generate(ids, 8)
 
 
 def test_it_is_judged_by_the_windows_that_it_carries(exported: ExportedTarget) -> None:

@@ -59,6 +59,34 @@ def test_logits_are_those_of_transformers_with_and_without_the_cache(size: str, 
 
 
 @pytest.mark.parametrize("size", MODELS)
+def test_a_cache_that_grows_says_the_same(size: str, tmp_path: Path) -> None:
+    task = task_of(size, tmp_path, {"kv_cache": "dynamic"})
+    theirs, mine = cast(Any, task.weights.model("eager")), task.load()
+    tokens = torch.randint(0, 300, (2, 24), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        right = theirs(tokens, use_cache=False).logits
+        cache = task.entries()["prefill"][2:]
+        assert {t.shape[2] for t in cache} == {0}
+        logits, *cache = mine(tokens[:, :12], torch.arange(12), *cache)
+        for step in range(12, 24):
+            assert torch.allclose(logits, right[:, step - 1], atol=1e-4)
+            assert {t.shape[2] for t in cache} == {step}
+            logits, *cache = mine(tokens[:, step : step + 1], torch.tensor([step]), *cache)
+
+
+def test_answers_are_the_same_with_any_cache(tmp_path: Path) -> None:
+    def answers(knobs: Knobs) -> Answers:
+        task = task_of("tiny_gemma3", tmp_path, knobs)
+        return task.answers(dict.fromkeys(task.entries(), task.load()))
+
+    with torch.inference_mode():
+        right = answers({})
+        for knobs in ({"kv_cache": "dynamic"}, {"context_tokens": 40}):
+            found = answers(knobs)
+            assert all(torch.allclose(found[name], answer, atol=1e-4) for name, answer in right.items())
+
+
+@pytest.mark.parametrize("size", MODELS)
 def test_a_scenario_reads_a_prompt_and_writes_the_same_tokens_every_time(size: str, tmp_path: Path) -> None:
     task, written = task_of(size, tmp_path), []
     module = task.load()
@@ -178,6 +206,8 @@ def test_test_and_calibration_share_no_topic_and_no_window(tmp_path: Path) -> No
         ({"weights": "random", "size": "tiny_llama", "promt_tokens": 4}, "prompt_tokens"),
         ({"weights": "random", "size": "tiny_llama", "prompt_tokens": 1}, "at least 2 tokens"),
         ({"weights": "random", "size": "tiny_llama", "attention": "flash"}, "sdpa or eager"),
+        ({"weights": "random", "size": "tiny_llama", "kv_cache": "paged"}, "static or dynamic"),
+        ({"weights": "random", "size": "tiny_llama", "context_tokens": 79}, "at least 80"),
     ],
 )
 def test_a_model_that_is_not_there_is_named_with_the_remedy(options: dict[str, Json], why: str, tmp_path: Path) -> None:
