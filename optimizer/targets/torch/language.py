@@ -72,7 +72,7 @@ class LanguageTask:
 
     def entries(self) -> Entries:
         prompt = self.sizes["prompt_tokens"]
-        token = self._prompt[:, :1].contiguous()
+        token = _laid_out(self._prompt[:, :1])
         return {
             "score": self._scored(self._windows["test"][:1]),
             "prefill": (self._prompt, self._positions(0, prompt), *self._empty(self.context)),
@@ -143,7 +143,7 @@ class LanguageTask:
         logits, *cache = calls["prefill"](self._prompt, self._positions(0, prompt), *self._empty(self.context))
         found = [logits[0].float().cpu()]
         for step in range(min(FORCED, self.sizes["generate_tokens"] - 1)):
-            token = row[step].to(self.device).expand(batch, 1).contiguous()
+            token = _laid_out(row[step].to(self.device).expand(batch, 1))
             logits, *cache = calls["decode"](token, self._positions(prompt + step, 1), *cache)
             found.append(logits[0].float().cpu())
         return found
@@ -217,6 +217,12 @@ def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache:
         texts=cache / "texts",
         windows_file=Path(str(options["windows_file"])) if options.get("windows_file") else None,
     )
+
+
+def _laid_out(tensor: Tensor) -> Tensor:
+    """With the strides of a new tensor, as what argmax gives: contiguous() keeps any stride of an axis of one, and code
+    that torch.compile made for one stride refuses another."""
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _context(asked: Mapping[str, Json], least: int) -> int:

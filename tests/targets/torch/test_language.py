@@ -74,6 +74,23 @@ def test_a_cache_that_grows_says_the_same(size: str, tmp_path: Path) -> None:
             logits, *cache = mine(tokens[:, step : step + 1], torch.tensor([step]), *cache)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_token_has_one_layout_wherever_it_comes_from(batch: int, tmp_path: Path) -> None:
+    """Code that was compiled for one layout refuses another; an axis of one may have any stride."""
+    task, strides = task_of("tiny_llama", tmp_path, {"batch": batch}), set()
+    module = task.load()
+
+    def decode(token: Tensor, position: Tensor, *cache: Tensor) -> Any:
+        strides.add(token.stride())
+        return module(token, position, *cache)
+
+    with torch.inference_mode():
+        calls = {"score": module, "prefill": module, "decode": decode}
+        task.scenario(calls)
+        task.answers(calls)
+    assert strides == {task.entries()["decode"][0].stride()}
+
+
 def test_answers_are_the_same_with_any_cache(tmp_path: Path) -> None:
     def answers(knobs: Knobs) -> Answers:
         task = task_of("tiny_gemma3", tmp_path, knobs)
