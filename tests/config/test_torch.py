@@ -9,6 +9,7 @@ from optimizer.config import composed, files, load
 from optimizer.config.spaces import space_of
 from optimizer.config.torch import backends_here
 from optimizer.errors import ConfigError
+from optimizer.space import Value
 from optimizer.targets.torch.backends.options import OPTIONS
 
 TODAY = date(2026, 11, 25)
@@ -61,3 +62,22 @@ def test_without_a_compiler_what_needs_one_is_missing_with_the_remedy(monkeypatc
     assert found["eager"] is None
     for name in ("compile", "aoti"):
         assert "apt install g++" in str(found[name])
+
+
+@pytest.mark.parametrize(
+    ("knobs", "fits"),
+    [
+        ({"kv_cache": "dynamic"}, True),
+        ({"kv_cache": "dynamic", "backend": "compile", "dynamic": "true"}, True),
+        ({"kv_cache": "dynamic", "backend": "compile", "dynamic": "auto"}, False),
+        ({"kv_cache": "dynamic", "backend": "openvino"}, False),
+        ({"context_tokens": 128}, True),
+        ({"context_tokens": 72}, False),
+    ],
+)
+def test_a_cache_that_grows_or_is_too_short_stays_out_of_what_cannot_take_it(
+    knobs: dict[str, Value], *, fits: bool
+) -> None:
+    made = composed(["target=smollm2", "space.context_tokens=choice(0,72,128)"], [])
+    space = space_of(made.tree["space"], made.domains)
+    assert (space.active({**{k.name: k.default for k in space.knobs}, **knobs}) in space) is fits
