@@ -92,7 +92,7 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
                             tracker.revive()
                 except KeyboardInterrupt:
                     interrupted = True
-                    kill_all()
+                kill_all()  # what was asked ahead and nobody waits for any more
                 screen.stop()
                 ending = _confirmed(setup, trials, bench, screen, interrupted=interrupted)
             seconds = {**_stage_seconds(trials), **ending.seconds, "total": clock() - start_s}

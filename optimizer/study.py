@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -113,7 +113,8 @@ def search(
 
     Builds run up to `recipe.ahead` candidates in advance and results are told in the order of asking, so a seed and
     the outcomes fix the candidates, whatever order builds finish in and however many devices there are. On a target
-    that is measured on the processor that builds, a batch is built to its end before any of it is measured.
+    that is measured on the processor that builds, a batch is built to its end before any of it is measured. What is
+    still being built when the time is spent is left: whoever asked for the search ends it.
 
     Raises ConfigError where the record was made by another search, or where the baseline fails: nothing can be proved
     better than a baseline that does not work.
@@ -126,13 +127,15 @@ def search(
     def elapsed_s() -> float:
         return offset_s + bench.clock() - start_s
 
-    def late() -> bool:
-        return bool(seen.trials) and _late(budget, elapsed_s())
+    def built(some: Sequence[_Pending]) -> bool:
+        """Whether these are built while time is left. The baseline may take what it takes."""
+        limited = budget.seconds is not None and bool(seen.trials)
+        return _ended(some, max(0.0, (budget.seconds or 0.0) - elapsed_s()) if limited else None)
 
     def next_trial(one: _Pending) -> Trial | None:
         if one.trial is not None:
             return one.trial.result()
-        return None if late() else _evaluated(one, bench.seats[0], bench, seen, recipe)
+        return _evaluated(one, bench.seats[0], bench, seen, recipe) if built([one]) else None
 
     side_by_side = _SideBySide(bench, seen, recipe) if bench.more else None
     try:
@@ -153,10 +156,10 @@ def search(
                 asked += len(candidates)
             if not pending:
                 return
-            if bench.target.shares_cpu:
-                _wait(pending)
+            if bench.target.shares_cpu and pending[0].build is not None and not built(pending):
+                return
             if side_by_side is not None and seen.trials:
-                side_by_side.start(pending, late)
+                side_by_side.start(pending, built)
             next_ = pending.popleft()
             trial = _recalled(next_.candidate, recorded) if next_.build is None else next_trial(next_)
             if trial is None:
@@ -192,21 +195,21 @@ class _SideBySide:
         for seat in bench.seats:
             self._free.put(seat)
 
-    def start(self, pending: Sequence[_Pending], late: Callable[[], bool]) -> None:
+    def start(self, pending: Sequence[_Pending], built: Callable[[Sequence[_Pending]], bool]) -> None:
         """Begins what was not begun yet."""
         earlier: list[_Pending] = []
         for one in pending:
             if one.build is not None and one.trial is None:
-                one.trial = self._pool.submit(self._trial, one, tuple(earlier), late)
+                one.trial = self._pool.submit(self._trial, one, tuple(earlier), built)
             if one.build is not None:
                 earlier.append(one)
 
-    def _trial(self, one: _Pending, earlier: Sequence[_Pending], late: Callable[[], bool]) -> Trial | None:
+    def _trial(
+        self, one: _Pending, earlier: Sequence[_Pending], built: Callable[[Sequence[_Pending]], bool]
+    ) -> Trial | None:
         seat = self._free.get()  # there are as many as threads
         try:
-            if one.build is not None:
-                one.build.exception()  # the time is looked at when measuring could begin
-            if late():
+            if not built([one]):  # the time is looked at when measuring could begin
                 return None
             return _evaluated(one, seat, self._bench, self._seen, self._recipe, earlier, self._closed.is_set)
         finally:
@@ -227,10 +230,10 @@ def _late(budget: Budget, elapsed_s: float) -> bool:
     return budget.seconds is not None and elapsed_s >= budget.seconds
 
 
-def _wait(pending: Sequence[_Pending]) -> None:
-    for one in pending:
-        if one.build is not None:
-            one.build.exception()
+def _ended(some: Sequence[_Pending], left_s: float | None) -> bool:
+    """Whether these builds end while time is left; None: it never ends."""
+    builds = [one.build for one in some if one.build is not None]
+    return not builds or (left_s != 0.0 and not wait(builds, left_s).not_done)
 
 
 def _recalled(candidate: Candidate, recorded: Sequence[Trial]) -> Trial:

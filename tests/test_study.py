@@ -4,8 +4,10 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from simple import (
@@ -323,6 +325,26 @@ def test_a_budget_in_seconds_counts_those_of_earlier_runs() -> None:
     assert 9 <= part[-1].elapsed_s <= 12
     assert run(10.0, part)[len(part) :] == []
     assert len(run(20.0, part)) > len(part)
+
+
+@pytest.mark.parametrize("shares_cpu", [True, False])
+def test_a_build_that_takes_longer_than_there_is_time_for_is_left(shares_cpu: bool) -> None:
+    class Stuck(InlineExecutor):
+        count = 0
+
+        def build(self, *args: Any, **kwargs: Any) -> Future[tuple[Artifact, float]]:
+            self.count += 1
+            return Future() if self.count == 7 else super().build(*args, **kwargs)
+
+    recipe = recipe_of()  # which asks four ahead
+    bench = replace(bench_of(synthetic(shares_cpu=shares_cpu), recipe), executor=Stuck())
+    trials = list(search(recipe, strategy_of(recipe), bench, Budget(seconds=0.2)))
+    assert len(trials) == (4 if shares_cpu else 6)
+    again = replace(bench, executor=InlineExecutor())
+    going_on = list(search(recipe, strategy_of(recipe), again, Budget(trials=8), trials))
+    assert going_on[: len(trials)] == trials
+    assert len(going_on) == 8
+    assert list(search(recipe, strategy_of(recipe), again, Budget(seconds=0.001), going_on[:6])) == going_on[:6]
 
 
 def test_an_interrupt_leaves_what_was_yielded() -> None:
