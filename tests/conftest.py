@@ -1,9 +1,30 @@
-"""What all tests share: a build cache of their own, so that none depends on what a machine has built before."""
+"""What all tests share: a build cache of their own, so that none depends on what a machine has built before.
+
+Where several processes run the tests, each has a temporary folder of its own: the locks that keep two searches from
+measuring at once lie there, and tests of one process would wait for those of the other.
+"""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder() -> Iterator[None]:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["TMPDIR"], tempfile.tempdir = folder, None
+        yield
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+        tempfile.tempdir = None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -86,7 +86,7 @@ def _packages() -> list[Finding]:
         Finding(
             "compute-sanitizer",
             True if sanitizer else None,
-            f"{sanitizer}: finds races in `pytest -m gpu`" if sanitizer else "",
-            "races are not looked for in `pytest -m gpu` without it: it comes with the CUDA toolkit",
+            f"{sanitizer}: finds races in `pytest -m gpu -n 0`" if sanitizer else "",
+            "races are not looked for in `pytest -m gpu -n 0` without it: it comes with the CUDA toolkit",
         ),
     ]

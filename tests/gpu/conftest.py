@@ -1,5 +1,5 @@
-"""The GPU suite: `pytest -m gpu`. Without a GPU, or without what runs kernels on it, every test is skipped, with its
-reason."""
+"""The GPU suite: `pytest -m gpu -n 0`, one process for the one GPU. Without a GPU, or without what runs kernels on it,
+every test is skipped, with its reason."""
 
 import importlib.util
 import os
