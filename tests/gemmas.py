@@ -15,8 +15,14 @@ SHAPE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def drawn(folder: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB", **changes: Any) -> Any:
-    """A Gemma3 of drawn weights, norms included, saved in a folder with a tokenizer of bytes."""
+BEGINNING = 256  # the token behind those of the bytes
+
+
+def drawn(
+    folder: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB", *, begins: bool = True, **changes: Any
+) -> Any:
+    """A Gemma3 of drawn weights, norms included, saved in a folder with a tokenizer of bytes, which begins a text with
+    a token of its own as the real one does."""
     import tokenizers
     import transformers
 
@@ -31,7 +37,13 @@ def drawn(folder: Path, dtype: torch.dtype = torch.float32, shard: str = "1GB", 
     whole = tokenizers.Tokenizer(tokenizers.models.BPE({c: i for i, c in enumerate(sorted(alphabet))}, []))
     whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     fast: Any = transformers.PreTrainedTokenizerFast
-    fast(tokenizer_object=whole).save_pretrained(folder)
+    if begins:
+        whole.add_special_tokens(["<bos>"])
+        form = {"single": "<bos> $A", "special_tokens": [("<bos>", BEGINNING)]}
+        whole.post_processor = tokenizers.processors.TemplateProcessing(**form)
+        fast(tokenizer_object=whole, bos_token="<bos>").save_pretrained(folder)
+    else:
+        fast(tokenizer_object=whole).save_pretrained(folder)
     return model.to(torch.float32)
 
 

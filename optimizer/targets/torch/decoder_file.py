@@ -22,7 +22,7 @@ from optimizer.space import digest
 from optimizer.targets.builds import sha256_of
 from optimizer.targets.torch.weights import RANDOM, files_of, source_of, weights_of
 
-FORMAT = 1  # of these files: another one is another place in the cache
+FORMAT = 2  # of these files: another one is another place in the cache
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_HEADER_BYTES = 100 << 20

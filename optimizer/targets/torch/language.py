@@ -3,7 +3,8 @@
 Speed: `batch` prompts of `prompt_tokens` are read and `generate_tokens` written greedily. The cache of keys and values
 is static, of `context_tokens` places, or dynamic: it grows with every token.
 Quality: perplexity and top-1 agreement on windows of the standard library's pydoc_data.topics; calibration has other
-topics of it. A topic belongs to the test where the hash of its name is even, so the two share no text.
+topics of it. A topic belongs to the test where the hash of its name is even, so the two share no text. Every window
+begins with the token that the model's tokenizer begins a text with.
 """
 
 import math
@@ -47,6 +48,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "test": ("windows", "window_tokens"), "calibration": ("calibration_windows", "calibration_tokens")
 }  # fmt: skip
 """The sizes of the two texts: how many windows, of how many tokens."""
+CUT = 2  # how windows are cut: raised where another cut follows from the same text
 FORCED = 4  # tokens after a prompt whose logits are compared, so that the cache is verified too
 
 
@@ -153,7 +155,7 @@ class LanguageTask:
         """Tokens of the texts, test (windows, window_tokens) and calibration; tokenised once."""
         if self.windows_file is not None:
             return load_file(self.windows_file)
-        path = self.texts / f"{digest([self.weights.key, dict(self.sizes), _text_hash()])}.safetensors"
+        path = self.texts / f"{digest([CUT, self.weights.key, dict(self.sizes), _text_hash()])}.safetensors"
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
             found = {
@@ -241,9 +243,12 @@ def _text_hash() -> str:
 
 
 def ids_of(weights: Weights, part: str, sizes: Mapping[str, int]) -> list[int]:
-    """The tokens of a part's windows, which follow each other from the beginning of the text. Raises ConfigError."""
+    """The tokens of a part's windows, which follow each other from the beginning of the text; each begins as a text
+    does. Raises ConfigError."""
     count, length = (sizes[name] for name in PARTS[part])
     ids = weights.tokens(text_of(part)[: 12 * count * length])  # no tokenizer makes tokens of 12 characters on average
-    if len(ids) < count * length:
+    beginning = weights.beginning()
+    own = length - len(beginning)
+    if len(ids) < count * own:
         raise ConfigError(f"{count} windows of {length} tokens are more than the {part} text has.")
-    return ids[: count * length]
+    return [token for i in range(count) for token in (*beginning, *ids[i * own : (i + 1) * own])]

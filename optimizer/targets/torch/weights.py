@@ -114,11 +114,22 @@ class Weights:
         """Ids without special tokens. A drawn model has no tokenizer: its tokens are the text's bytes."""
         if self.folder is None:
             return list(text.encode())
+        ids: list[int] = self._tokenizer()(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def beginning(self) -> list[int]:
+        """The special token that every text begins with, where the tokenizer has one: without it Gemma 3 270m's
+        perplexity is four times as high."""
+        if self.folder is None:
+            return []
+        tokenizer = self._tokenizer()
+        first: list[int] = tokenizer("a")["input_ids"][:1]
+        return first if first == [tokenizer.bos_token_id] else []
+
+    def _tokenizer(self) -> Any:
         import transformers
 
-        tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
 
 
 def weights_of(said: str, size: str, cache: Path) -> Weights:

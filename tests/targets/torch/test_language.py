@@ -11,13 +11,15 @@ from torch import Tensor
 
 pytest.importorskip("transformers", reason="needs the extra models")
 
+from gemmas import BEGINNING, drawn
+
 from optimizer.errors import ConfigError
 from optimizer.space import Json
 from optimizer.targets.texts import text_of
 from optimizer.targets.torch.jobs import Work
 from optimizer.targets.torch.language import LanguageTask, language_task
 from optimizer.targets.torch.layers import layers_of
-from optimizer.targets.torch.parts import Answers, Knobs
+from optimizer.targets.torch.parts import Answers, Call, Knobs
 from optimizer.targets.torch.prune import Prune
 from optimizer.targets.torch.quantize import quantized
 from optimizer.targets.torch.weights import weights_of
@@ -85,7 +87,7 @@ def test_a_token_has_one_layout_wherever_it_comes_from(batch: int, tmp_path: Pat
         return module(token, position, *cache)
 
     with torch.inference_mode():
-        calls = {"score": module, "prefill": module, "decode": decode}
+        calls: dict[str, Call] = {"score": module, "prefill": module, "decode": decode}
         task.scenario(calls)
         task.answers(calls)
     assert strides == {task.entries()["decode"][0].stride()}
@@ -211,6 +213,17 @@ def test_test_and_calibration_share_no_topic_and_no_window(tmp_path: Path) -> No
     rows = task.calibration()
     assert rows[0][0].shape == (1, 16)
     assert bytes(rows[0][0][0].tolist()).decode() == calibration.encode()[:16].decode()
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_every_window_begins_as_the_tokenizer_begins_a_text(*, begins: bool, tmp_path: Path) -> None:
+    drawn(tmp_path, begins=begins)
+    task = language_task({"weights": str(tmp_path), "windows": 3, "window_tokens": 9}, {}, "cpu", tmp_path / "cache")
+    rows = task._windows["test"].tolist()
+    own = task.weights.tokens(text_of("test")[:200])
+    length = 8 if begins else 9
+    beginning = [BEGINNING] if begins else []
+    assert rows == [[*beginning, *own[i * length : (i + 1) * length]] for i in range(3)]
 
 
 @pytest.mark.parametrize(
