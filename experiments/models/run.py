@@ -135,7 +135,7 @@ def kept(name: str, figures: Mapping[str, Any]) -> None:
     known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.is_file() else {}
     place = {
         "processor": f"{cpu_model()}, {physical_cores()} cores", "date": date.today().isoformat(),
-        "load": os.getloadavg()[0],
+        "load_1min": os.getloadavg()[0],
     }  # fmt: skip
     known[name] = {**figures, "place": place}
     RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
