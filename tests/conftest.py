@@ -7,6 +7,7 @@ measuring at once lie there, and tests of one process would wait for those of th
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +19,7 @@ def own_temporary_folder() -> Iterator[None]:
         return
     before = os.environ.get("TMPDIR")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)  # PostgreSQL runs as another user and must come to its own folder in it
         os.environ["TMPDIR"], tempfile.tempdir = folder, None
         yield
         if before is None:

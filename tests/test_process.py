@@ -135,7 +135,10 @@ time.sleep(600)
 def _gone(pid: int) -> None:
     deadline = time.monotonic() + 5
     while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return
+        except psutil.NoSuchProcess:  # before it was looked for, or since
             return
         time.sleep(0.02)
     pytest.fail(f"process {pid} lives on")

@@ -70,7 +70,7 @@ class Wheels:
         """Builds a wheel into a folder; what it says in all detail goes into build.log there."""
         cxx = self.compiler.path
         cc = Path(cxx).with_name(C_COMPILERS.get(self.compiler.name, "cc"))
-        pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--disable-pip-version-check"]
+        pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-cache-dir", "--disable-pip-version-check", "-v"]
         words = [*pip, "--no-binary", PACKAGE, "--log", str(folder / "build.log"), "--wheel-dir", str(folder)]
         unset = [word for name in AMBIENT for word in ("-u", name)]
         return ["env", *unset, f"CMAKE_ARGS={shlex.join(flags)}", f"CC={cc}", f"CXX={cxx}", *words, self.requirement]
