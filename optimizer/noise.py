@@ -70,8 +70,9 @@ def kept(path: Path, floor: Floor) -> None:
 def known(path: Path, device: str, target: str, now_s: float) -> Mapping[str, Json]:
     """What a search's record says of the floor of its device, where it was measured here and not too long ago: with its
     own target, else with the one that is measured where none is named."""
+    floors = _read(path)
     for name in (target, *REFERENCES):
-        if found := _told(_read(path).get(_key(platform.node(), device, name)), now_s):
+        if found := _told(floors.get(_key(platform.node(), device, name)), now_s):
             return found
     return {}
 

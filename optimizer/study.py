@@ -128,9 +128,8 @@ def search(
         return offset_s + bench.clock() - start_s
 
     def built(some: Sequence[_Pending]) -> bool:
-        """Whether these are built while time is left. The baseline may take what it takes."""
-        limited = budget.seconds is not None and bool(seen.trials)
-        return _ended(some, max(0.0, (budget.seconds or 0.0) - elapsed_s()) if limited else None)
+        """Whether these are built while time is left."""
+        return _ended(some, _left_s(budget, elapsed_s(), seen))
 
     def next_trial(one: _Pending) -> Trial | None:
         if one.trial is not None:
@@ -223,11 +222,14 @@ class _SideBySide:
 
 def _spent(budget: Budget, elapsed_s: float, seen: _Seen) -> bool:
     stalled = budget.patience is not None and len(seen.trials) > 0 and seen.stalled >= budget.patience
-    return stalled or (len(seen.trials) > 0 and _late(budget, elapsed_s))
+    return stalled or _left_s(budget, elapsed_s, seen) == 0.0
 
 
-def _late(budget: Budget, elapsed_s: float) -> bool:
-    return budget.seconds is not None and elapsed_s >= budget.seconds
+def _left_s(budget: Budget, elapsed_s: float, seen: _Seen) -> float | None:
+    """Of the time; None where it never ends: without a limit, and before the baseline, which may take what it takes."""
+    if budget.seconds is None or not seen.trials:
+        return None
+    return max(0.0, budget.seconds - elapsed_s)
 
 
 def _ended(some: Sequence[_Pending], left_s: float | None) -> bool:

@@ -188,9 +188,7 @@ class Measured:
     check: Check
     samples: Samples
     same_as: int | None = None  # the trial whose machine code this one shares and whose readings it took over
-    summaries: Mapping[str, Summary] = field(
-        default_factory=_none
-    )  # metrics of which the single readings are not known
+    summaries: Mapping[str, Summary] = field(default_factory=_none)  # of metrics whose single readings are not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from optimizer.trial import Candidate, Check, Measured, Trial, TrialError, metri
 HERE = Path(__file__).parent
 RESULT = HERE / "result.json"
 MODELS = ("mlp", "conv", "transformer", "gemma3_270m")
-DEFAULTS = ("compile", "onnxruntime", "openvino")
+RIVALS = ("eager", "compile", "onnxruntime", "openvino")
 START = "start"
 STARTS = 15
 
@@ -58,8 +58,8 @@ def searched(model: str, folder: Path, seconds: float) -> Study:
 
 def default_of(backend: str, space: Space, winner: Point) -> Point:
     """A backend as it comes, on the winner's batch."""
-    kept = {name: winner[name] for name in ("batch",) if name in winner}
-    return space.baseline({"backend": backend, **kept})
+    batch = {"batch": winner["batch"]} if "batch" in winner else {}
+    return space.baseline({"backend": backend, **batch})
 
 
 def compared(model: str, folder: Path, seconds: float, rounds: int, rounds_s: float) -> dict[str, Any]:
@@ -69,8 +69,7 @@ def compared(model: str, folder: Path, seconds: float, rounds: int, rounds_s: fl
         raise SystemExit(f"{model}: nothing could be measured; see {folder / model}.")
     setup = load(words_of(model, folder), (), date.today())
     setup.made.prepare()
-    rivals = {"eager": default_of("eager", study.recipe.space, winner.point)}
-    rivals |= {b: default_of(b, study.recipe.space, winner.point) for b in DEFAULTS}
+    rivals = {b: default_of(b, study.recipe.space, winner.point) for b in RIVALS}
     clock = time.perf_counter
     recipe, device = setup.recipe, setup.made.device
     bench = Bench(

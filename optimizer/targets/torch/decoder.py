@@ -84,12 +84,16 @@ class _Cache:
     def _put(self, index: int, new: Tensor) -> Tensor:
         old = self.tensors[index]
         if self._grows:
-            # cat lays its answer out as its inputs lie, and code that was compiled for one layout refuses another
-            laid_out = new.to(old.dtype).clone(memory_format=torch.contiguous_format)
-            self.tensors[index] = torch.cat([old, laid_out], dim=2)
+            self.tensors[index] = torch.cat([old, laid_out(new.to(old.dtype))], dim=2)  # it lies as its parts do
         elif new.shape[2] == 1:
             here = (self._places == self._positions)[None, None, :, None]
             self.tensors[index] = torch.where(here, new.to(old.dtype), old)
         else:
             self.tensors[index] = torch.cat([new.to(old.dtype), old[:, :, new.shape[2] :]], dim=2)
         return self.tensors[index].to(new.dtype)
+
+
+def laid_out(tensor: Tensor) -> Tensor:
+    """With the strides of a new tensor, as what argmax gives: contiguous() keeps any stride of an axis of one, and code
+    that torch.compile made for one stride refuses another."""
+    return tensor.clone(memory_format=torch.contiguous_format)

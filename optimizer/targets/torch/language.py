@@ -24,7 +24,7 @@ from optimizer.errors import ConfigError, nearest
 from optimizer.space import Json, digest
 from optimizer.targets.builds import file_hash
 from optimizer.targets.texts import text_of
-from optimizer.targets.torch.decoder import Decoder
+from optimizer.targets.torch.decoder import Decoder, laid_out
 from optimizer.targets.torch.parts import QUANTIZE, Answers, Calls, Carried, Entries, Inputs, Knobs, Reading
 from optimizer.targets.torch.plain import max_rel_error
 from optimizer.targets.torch.told import SHAPES, SOURCE
@@ -74,7 +74,7 @@ class LanguageTask:
 
     def entries(self) -> Entries:
         prompt = self.sizes["prompt_tokens"]
-        token = _laid_out(self._prompt[:, :1])
+        token = laid_out(self._prompt[:, :1])
         return {
             "score": self._scored(self._windows["test"][:1]),
             "prefill": (self._prompt, self._positions(0, prompt), *self._empty(self.context)),
@@ -145,7 +145,7 @@ class LanguageTask:
         logits, *cache = calls["prefill"](self._prompt, self._positions(0, prompt), *self._empty(self.context))
         found = [logits[0].float().cpu()]
         for step in range(min(FORCED, self.sizes["generate_tokens"] - 1)):
-            token = _laid_out(row[step].to(self.device).expand(batch, 1))
+            token = laid_out(row[step].to(self.device).expand(batch, 1))
             logits, *cache = calls["decode"](token, self._positions(prompt + step, 1), *cache)
             found.append(logits[0].float().cpu())
         return found
@@ -219,12 +219,6 @@ def language_task(options: Mapping[str, Json], knobs: Knobs, device: str, cache:
         texts=cache / "texts",
         windows_file=Path(str(options["windows_file"])) if options.get("windows_file") else None,
     )
-
-
-def _laid_out(tensor: Tensor) -> Tensor:
-    """With the strides of a new tensor, as what argmax gives: contiguous() keeps any stride of an axis of one, and code
-    that torch.compile made for one stride refuses another."""
-    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _context(asked: Mapping[str, Json], least: int) -> int:

@@ -15,6 +15,7 @@ where a model is made, so that a search of a native program can ask where weight
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -114,7 +115,7 @@ class Weights:
         """Ids without special tokens. A drawn model has no tokenizer: its tokens are the text's bytes."""
         if self.folder is None:
             return list(text.encode())
-        ids: list[int] = self._tokenizer()(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def beginning(self) -> list[int]:
@@ -122,11 +123,12 @@ class Weights:
         perplexity is four times as high."""
         if self.folder is None:
             return []
-        tokenizer = self._tokenizer()
-        first: list[int] = tokenizer("a")["input_ids"][:1]
-        return first if first == [tokenizer.bos_token_id] else []
+        first: list[int] = self._tokenizer("a")["input_ids"][:1]
+        return first if first == [self._tokenizer.bos_token_id] else []
 
+    @cached_property
     def _tokenizer(self) -> Any:
+        """Read once: the windows of two texts are cut with it, and it takes a second."""
         import transformers
 
         return transformers.AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
