@@ -1,6 +1,7 @@
 """Small spaces, targets and machines that many tests use."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -208,3 +209,11 @@ def limit(metric: str, bound: str, value: float, direction: str = "minimize") ->
     from optimizer.objective import Bound
 
     return Limit(metric, Bound(bound), value, Direction(direction))
+
+
+def until(what: Callable[[], bool]) -> None:
+    """Waits for it, 20 s at most."""
+    end_s = time.monotonic() + 20
+    while not what():
+        assert time.monotonic() < end_s
+        time.sleep(0.005)

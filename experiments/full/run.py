@@ -155,9 +155,7 @@ def outcome(step: Step, folder: Path) -> dict[str, object]:
             timeout=LIMIT_S,
         )
         said = [line.strip() for line in done.stdout.splitlines() if line.strip()]
-        told += [
-            line for line in said if re.match(r"Kept|Not shown|No ratio|Broken|Better:|check |\d+ (passed|files)", line)
-        ]
+        told += [line for line in said if TOLD.match(line)]
         if done.returncode:
             error = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             shown = " ".join(words).replace(str(ROOT), ".")

@@ -24,11 +24,11 @@ from screenshots import ROOT, served
 from selenium import webdriver
 from sqlalchemy import create_engine
 
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "experiments" / "report")]
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 from browser import browser, until  # noqa: E402
-from made import study as study_of  # noqa: E402
 
+from experiments.report.run import study as study_of  # noqa: E402
 from optimizer.device import cpu_model, physical_cores  # noqa: E402
 from optimizer.journal import Study  # noqa: E402
 from optimizer.listeners.mlflow import no_pages  # noqa: E402

@@ -13,8 +13,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,12 +72,7 @@ class Slept:
         return replace(alike, key=point.key)
 
     def open(self, artifact: Artifact) -> AbstractContextManager[Runner]:
-        return self._opened(artifact)
-
-    @contextmanager
-    def _opened(self, artifact: Artifact) -> Iterator[Runner]:
-        with self.inner.open(artifact) as runner:
-            yield runner
+        return self.inner.open(artifact)
 
 
 def searched(build_s: float, ahead: int, seed: int, *, twins: bool) -> tuple[list[Trial], list[int]]:

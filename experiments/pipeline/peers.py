@@ -25,6 +25,7 @@ from typing import Any
 
 from optimizer.config import Setup, load
 from optimizer.device import cpu_model, physical_cores
+from optimizer.files import write_whole
 from optimizer.journal import Study, read
 from optimizer.resources import kernels_dir
 from optimizer.space import Choice, Point
@@ -191,9 +192,7 @@ def main() -> None:
             repeats.append(one(setup_in(folder / "again"), folder, given, number))
             at = datetime.now(UTC).isoformat(timespec="minutes")
             result = {**compared, "at": at, "ratios": ratios(repeats), "repeats": repeats}
-            aside = path.with_suffix(".part")
-            aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            aside.replace(path)
+            write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
             print(json.dumps(result["ratios"], indent=1), flush=True)
 
 

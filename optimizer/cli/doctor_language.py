@@ -6,6 +6,7 @@ from importlib import metadata
 
 from optimizer.cli.finding import Finding
 from optimizer.config.llamacpp import EXTRA, absent_packages
+from optimizer.targets.llamacpp.target import LIBRARIES
 from optimizer.targets.llamacpp.wheels import PACKAGE
 from optimizer.targets.torch.weights import PACKAGES, packaged_here
 
@@ -29,8 +30,8 @@ def _llamacpp() -> Finding:
     if absent := absent_packages():
         return Finding("llama.cpp", None, "", f"target=llamacpp needs {' and '.join(absent)}: {EXTRA}")
     version = metadata.version(PACKAGE)
-    other = os.environ.get("LLAMA_CPP_LIB_PATH")
-    where = f", with the libraries in LLAMA_CPP_LIB_PATH={other}" if other else ""
+    other = os.environ.get(LIBRARIES)
+    where = f", with the libraries in {LIBRARIES}={other}" if other else ""
     return Finding("llama.cpp", True, f"{PACKAGE} {version}{where}: target=llamacpp")
 
 

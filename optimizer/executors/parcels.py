@@ -3,15 +3,14 @@
 import contextlib
 import hashlib
 import io
-import json
 import shutil
 import tarfile
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from optimizer.targets.builds import RECORD
-from optimizer.trial import Artifact, Reason, TrialError, artifact_document
+from optimizer.targets.builds import write_record
+from optimizer.trial import Artifact, Reason, TrialError
 
 
 def hash_of(content: bytes) -> str:
@@ -44,7 +43,7 @@ def unpacked(content: bytes, sha256: str, artifact: Artifact, place: Path) -> No
     try:
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
             archive.extractall(aside, filter="data")
-        (aside / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
+        write_record(aside, artifact)
         with contextlib.suppress(OSError):  # another was faster and brought the same
             aside.rename(place)
     except tarfile.FilterError as error:

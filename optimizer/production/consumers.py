@@ -29,6 +29,7 @@ from optimizer.export.vllm import CONFIG
 from optimizer.export.words import flags_of, macro_words
 from optimizer.journal import Settings, Study
 from optimizer.process import Done, run_tool
+from optimizer.text import value_text
 from optimizer.trial import Candidate, Check, Measured, Trial
 
 PATIENCE_S = 120.0  # for a program to say what it reads: vLLM imports torch first
@@ -161,9 +162,8 @@ def _vllm(exported: Exported, shipment: Shipment, folder: Path) -> Read:
 
     told = yaml.safe_load((exported.folder / CONFIG).read_text(encoding="utf-8"))
     del told["model"]
-    wanted = yaml.safe_load(json.dumps(dict(settings(shipment, "vllm").told)))
-    spelt = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in told.items()}
-    broken = _differs(CONFIG, spelt, wanted)
+    spelt = {name: value_text(value) for name, value in told.items()}
+    broken = _differs(CONFIG, spelt, dict(settings(shipment, "vllm").told))
     return _asked(("vllm", "serve", "--help=all"), told, "--", broken, exported, folder)
 
 

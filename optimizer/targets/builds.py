@@ -100,7 +100,7 @@ def _made(folder: Path, place: Path, make: Callable[[Path, Path], Artifact]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix="building-") as scratch:
         artifact = make(Path(scratch), place)
-        (Path(scratch) / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
+        write_record(Path(scratch), artifact)
         moved(Path(scratch), place)
     return artifact
 
@@ -130,6 +130,11 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
         lock = _MAKING.setdefault(place, Lock())
     with lock:
         yield
+
+
+def write_record(folder: Path, artifact: Artifact) -> None:
+    """What `recorded` reads, into the folder of a build."""
+    (folder / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
 
 
 def recorded(path: Path) -> dict[str, Any] | None:

@@ -1,14 +1,12 @@
 """As many builds at once as keep a device busy: no more, no fewer, in order, and the same candidates however many."""
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import pytest
-from simple import MIXED, FakeClock, bench_of, recipe_of, strategy_of, synthetic
+from simple import MIXED, FakeClock, bench_of, recipe_of, strategy_of, synthetic, until
 
 from optimizer.executors.local import LocalExecutor
 from optimizer.executors.rates import WINDOW, workers_for
@@ -59,7 +57,7 @@ class Held:
         return Artifact(point.key, point.key)
 
     def open(self, artifact: Artifact) -> AbstractContextManager[Runner]:
-        raise NotImplementedError
+        raise AssertionError("nothing is opened here")
 
     def fingerprint(self) -> dict[str, str]:
         return {}
@@ -113,13 +111,6 @@ def test_a_point_that_does_not_compile_is_told_as_such() -> None:
     with pytest.raises(TrialError):
         executor.build(target, bad).result(20)
     executor.close()
-
-
-def until(what: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 @pytest.mark.parametrize("build_s", [0.0, 0.01])

@@ -1,11 +1,11 @@
 """The CUDA study: what it says without a GPU, and what it makes of what the command line tells it."""
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import script
 from fake_nvml import FakeNvml
 from test_telemetry import answering
 
@@ -14,12 +14,7 @@ RUN = Path(__file__).parents[2] / "experiments" / "cuda" / "run.py"
 
 @pytest.fixture
 def study() -> Any:
-    spec = importlib.util.spec_from_file_location("cuda_study", RUN)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(RUN)
 
 
 def document(judgement: str, low: float = 1.1, high: float = 1.3, **failed: int) -> dict[str, Any]:

@@ -1,24 +1,15 @@
 """The comparison with peers goes on where it broke off; its ratios say who is faster; code is told by what runs."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from commands import script
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "pipeline"
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"pipeline_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def repeat(**rounds_s: list[float]) -> dict[str, Any]:
@@ -26,7 +17,7 @@ def repeat(**rounds_s: list[float]) -> dict[str, Any]:
 
 
 def test_a_run_that_was_interrupted_goes_on_and_another_comparison_begins_anew(tmp_path: Path) -> None:
-    peers, path = script("peers"), tmp_path / "peers.json"
+    peers, path = script(FOLDER / "peers.py"), tmp_path / "peers.json"
     compared = {"hardware": "x", "budget_s": 60.0}
     assert peers.known_repeats(path, compared) == []
     path.write_text(json.dumps({**compared, "repeats": [{"n": 0}, {"n": 1}]}))
@@ -36,7 +27,7 @@ def test_a_run_that_was_interrupted_goes_on_and_another_comparison_begins_anew(t
 
 
 def test_a_ratio_above_one_says_that_ours_is_faster() -> None:
-    peers = script("peers")
+    peers = script(FOLDER / "peers.py")
     found = peers.ratios([
         repeat(ours=[1.0, 2.0], ours_half_time=[2.0, 2.0], kernel_tuner=[2.0, 4.0], baseline=[1.0, 1.0]),
         repeat(ours=[1.0, 1.0], ours_half_time=[1.0, 1.0], kernel_tuner=[2.0, 2.0], baseline=[1.0, 1.0]),
@@ -51,7 +42,7 @@ def test_a_ratio_above_one_says_that_ours_is_faster() -> None:
 @pytest.mark.extra
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_instructions_are_told_apart_and_data_is_not(tmp_path: Path) -> None:
-    same_code = script("same_code")
+    same_code = script(FOLDER / "same_code.py")
 
     def built(text: str, *flags: str) -> str:
         (tmp_path / "x.cpp").write_text(text)

@@ -1,19 +1,17 @@
 """The decoder: equal to PyTorch, equal to its reference at every corner of its knobs, and caught when it is wrong."""
 
-import importlib.util
 import json
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from commands import script
 from kernels.programs import COMPILERS, KERNELS, Program, build, passes
 from torch.nn.functional import cross_entropy
 
@@ -25,17 +23,7 @@ QUICK: dict[str, object] = {"eval-tokens": 64}  # where a test does not look at 
 SINGLE = 2e-5  # float32 against float64 or PyTorch, relative to the largest logit; measured 1e-6 at most
 
 
-def _architecture() -> ModuleType:
-    path = KERNELS.parent / "experiments" / "decoder" / "model.py"
-    spec = importlib.util.spec_from_file_location("decoder_model", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-architecture: Any = _architecture()
+architecture: Any = script(KERNELS.parent / "experiments" / "decoder" / "model.py")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from simple import MIXED, recipe_of, searched, synthetic
+from simple import MIXED, recipe_of, searched, synthetic, until
 
 from optimizer.device import lock_path
 from optimizer.journal import Journal, Settings
@@ -66,13 +66,6 @@ def in_background(journal: Path, finished: Callable[[], bool], lock: str = "") -
     thread = threading.Thread(target=lambda: found.append(follow(journal, "sqlite:///x", "x", finished, lock)))
     thread.start()
     return thread, found
-
-
-def until(what: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def test_a_sender_that_gets_no_further_is_not_waited_for_for_ever(

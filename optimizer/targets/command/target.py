@@ -1,6 +1,5 @@
 """Anybody's program as a target: some commands build a point, another runs it, its numbers are where it puts them."""
 
-import json
 import shlex
 import shutil
 import tempfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from optimizer.space import Json, Point, Space, digest
-from optimizer.targets.builds import RECORD, knob_variables, recorded
+from optimizer.targets.builds import RECORD, knob_variables, recorded, write_record
 from optimizer.targets.command.answers import Answer
 from optimizer.targets.command.placeholders import braced, filled, filled_text, placed
 from optimizer.targets.command.programs import Programs, ending, programs
@@ -21,7 +20,7 @@ from optimizer.targets.command.readings import Reading, readings
 from optimizer.targets.command.runner import BuiltOnly, CommandRunner
 from optimizer.targets.command.sources import Sources
 from optimizer.targets.native import Limits, code_key
-from optimizer.trial import Artifact, Reason, TrialError, artifact_document
+from optimizer.trial import Artifact, Reason, TrialError
 
 BUILD = "build"
 """Where a reading is that comes of what the build commands printed."""
@@ -151,7 +150,7 @@ class CommandTarget:
                 shutil.rmtree(place)  # of a build that was interrupted
             place.mkdir()
             artifact = self._built(point, key, place)
-            (place / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
+            write_record(place, artifact)
             return artifact
 
     def _built(self, point: Point, key: str, place: Path) -> Artifact:

