@@ -43,6 +43,7 @@ from optimizer.trial import (
     lean,
 )
 
+JOURNAL = "journal.jsonl"  # in a study's folder
 FORMAT = "optimizer-journal"
 VERSION = 1
 FLUSH_S = 1.0

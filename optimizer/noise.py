@@ -62,8 +62,10 @@ def measured(recipe: Recipe, bench: Bench) -> Floor:
 
 def kept(path: Path, floor: Floor) -> None:
     """Writes it beside those of other devices and targets. Raises ConfigError where it can't be written."""
-    known = _read(path)
-    document = {"format": FORMAT, "floors": {**known, _key(floor.host, floor.device, floor.target): asdict(floor)}}
+    document = {
+        "format": FORMAT,
+        "floors": {**_read(path), _key(floor.host, floor.device, floor.target): asdict(floor)},
+    }
     write_whole(path, json.dumps(document, indent=1).encode(), "The figures above stand all the same.")
 
 

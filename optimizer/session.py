@@ -74,10 +74,10 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
             meter = PlayedMeter() if played else _meter(setup, setup.made.device, clock)
             executor = InlineExecutor(clock) if played else setup.executor()
             more = tuple(
-                Seat(target, Announced(device, screen.say), _meter(setup, device, clock))
+                Seat(target, _announced(setup, device, screen), _meter(setup, device, clock))
                 for target, device in setup.made.more
             )
-            device = Announced(setup.made.device, screen.say)
+            device = _announced(setup, setup.made.device, screen)
             bench = Bench(setup.made.target, device, executor, meter, clock, more=more)
             trials: list[Trial] = []
             with closing(executor):
@@ -117,7 +117,7 @@ def _journal(setup: Setup, environment: Environment, *, resume: bool) -> Journal
 def _environment(setup: Setup) -> Environment:
     """The device as it is described, with what programs are kept from, and how noisy the machine was measured to be."""
     found = setup.made.device.describe()
-    if setup.made.clock is not None or not setup.made.runs or setup.made.meter is not None:
+    if not setup.made.measured_here:
         return found  # nothing runs on this machine
     more = {
         "isolation": dict(isolation()),
@@ -129,6 +129,11 @@ def _environment(setup: Setup) -> Environment:
 def _tell_news(setup: Setup, screen: Screen) -> None:
     for text in setup.news():
         screen.warn(text)
+
+
+def _announced(setup: Setup, device: Device, screen: Screen) -> Device:
+    """Whom it is waited for can be told of this machine's devices alone."""
+    return device if setup.made.meter is not None else Announced(device, screen.say)
 
 
 def _meter(setup: Setup, device: Device, clock: Clock) -> Meter:

@@ -11,9 +11,9 @@ from optimizer.cli import FAILED
 from optimizer.cli.sources import split_words
 from optimizer.cli.studies import settings_of, store_for
 from optimizer.errors import ConfigError
-from optimizer.journal import Study
+from optimizer.journal import JOURNAL, Study
 from optimizer.readers.formats import FORMATS
-from optimizer.readers.ingest import JOURNAL, State, Taken, files_of, kept
+from optimizer.readers.ingest import State, Taken, files_of, kept
 
 SETTINGS = ("studies_dir", "tracking", "tracking.uri", "tracking.experiment", "device")
 AT_ONCE = 500  # studies that MLflow gets in one transaction

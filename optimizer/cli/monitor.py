@@ -20,12 +20,12 @@ from optimizer.export.exported import Exported, exported_in
 from optimizer.export.provenance import PROVENANCE
 from optimizer.export.shipment import TOLERANCE_PCT
 from optimizer.files import write_whole
+from optimizer.journal import JOURNAL
 from optimizer.listeners.monitored import Step, send_steps
 from optimizer.production.history import Check, History, history_of
 from optimizer.production.monitor import check_of, suspects
 from optimizer.production.picture import picture
 from optimizer.production.verify import verified
-from optimizer.readers.ingest import JOURNAL
 from optimizer.readers.store import StoreError
 from optimizer.space import digest
 from optimizer.text import duration

@@ -35,7 +35,7 @@ def command(words: Sequence[str], folders: Sequence[Path], *, as_json: bool) -> 
 
 def _measured(setup: Setup) -> Floor:
     made = setup.made
-    if made.clock is not None or made.meter is not None or not made.runs:
+    if not made.measured_here:
         raise ConfigError(f"target={setup.recipe.target.name} does not run on this machine, so it has no noise here.")
     place(processors(setup.recipe.plan.cpus), setup.recipe.plan.nice)
     made.prepare()

@@ -8,27 +8,28 @@ from datetime import date
 from pathlib import Path
 
 from optimizer.cli import WRONG
-from optimizer.config import composed
+from optimizer.config import Composed
 from optimizer.config.kinds import Kind, kinds_of
 from optimizer.config.objects import study_of
 from optimizer.errors import ConfigError
+from optimizer.journal import JOURNAL
 
 
 def per_device(
-    words: Sequence[str], folders: Sequence[Path], search: Callable[[Sequence[str], bool], None], *, resume: bool
+    words: Sequence[str], made: Composed, search: Callable[[Sequence[str], bool], None], *, resume: bool
 ) -> None:
-    """`search` is called with the words of each study and whether to resume it. A kind on which the search can't be
-    made is told and does not keep the others from theirs."""
-    tree = composed(words, folders).tree
+    """`made`: of the words; `search` is called with the words of each study and whether to resume it. A kind on which
+    the search can't be made is told and does not keep the others from theirs."""
+    tree = made.tree
     studies_dir = Path(str(tree["studies_dir"]))
     if resume and not tree["study"]:
         raise ConfigError("--resume needs the name that the studies were started with: study=NAME.")
     base = study_of(tree, date.today())
-    kinds = kinds_of(words, folders, date.today())
+    kinds = kinds_of(made, date.today())
     failed = False
     for kind, suffix in zip(kinds, suffixes(kinds), strict=True):
         study = f"{base}-{suffix}"
-        there = (studies_dir / study / "journal.jsonl").exists()
+        there = (studies_dir / study / JOURNAL).exists()
         print(f"{study}: {kind.name}", file=sys.stderr)
         try:
             search([*words, *kind.words, f"study={study}"], resume and there)

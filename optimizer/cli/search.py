@@ -13,10 +13,11 @@ from pathlib import Path
 from optimizer.cli import INTERRUPTED
 from optimizer.cli.allocation import sent
 from optimizer.cli.per_device import per_device
-from optimizer.config import Setup, composed, load
+from optimizer.config import Composed, Setup, composed
 from optimizer.config.allocation import asks_for_allocation, without_executor, words_outside
+from optimizer.config.objects import setup_of
 from optimizer.errors import ConfigError
-from optimizer.journal import Study, read
+from optimizer.journal import JOURNAL, Study, read
 from optimizer.report.savings import savings
 from optimizer.report.verdict import leader, load_warning, passed_over, verdict_line
 from optimizer.session import Outcome
@@ -41,26 +42,29 @@ def command(
     if print_config:
         _print_config(_resumed(words) if resume else words, folders)
         return
-    made = composed(words, folders)
-    if asks_for_allocation(made) and not dry_run:
-        flags = {"--resume": resume, "--json": as_json, "--per-device": each_device}
-        sent(made, folders, [flag for flag, given in flags.items() if given])
+    goes_on = resume and not each_device  # else each device's study looks whether it does
+    asked: Sequence[str] = _resumed(words) if goes_on else words
+    made = composed(asked, folders)
     if asks_for_allocation(made):
-        words = words_outside(made)  # a plan needs no machines
+        if not dry_run:
+            flags = {"--resume": resume, "--json": as_json, "--per-device": each_device}
+            outside = composed(words, folders) if goes_on else made  # the search inside goes on by itself
+            sent(outside, folders, [flag for flag, given in flags.items() if given])
+        asked = ["executor=local", *words_outside(made)]  # a plan needs no machines
+        made = composed(asked, folders)
 
     def one(words: Sequence[str], resume: bool) -> None:
-        _searched(words, folders, dry_run=dry_run, resume=resume, as_json=as_json)
+        each = composed(_resumed(words) if resume else words, folders)
+        _searched(each, dry_run=dry_run, resume=resume, as_json=as_json)
 
     if each_device:
-        per_device(words, folders, one, resume=resume)
+        per_device(asked, made, one, resume=resume)
     else:
-        one(words, resume)
+        _searched(made, dry_run=dry_run, resume=resume, as_json=as_json)
 
 
-def _searched(words: Sequence[str], folders: Sequence[Path], *, dry_run: bool, resume: bool, as_json: bool) -> None:
-    if resume:
-        words = _resumed(words)
-    setup = load(words, folders, date.today())
+def _searched(made: Composed, *, dry_run: bool, resume: bool, as_json: bool) -> None:
+    setup = setup_of(made, date.today())
     if dry_run:
         print(_plan(setup))
         return
@@ -84,7 +88,7 @@ def _resumed(words: Sequence[str]) -> list[str]:
     given = dict(w.split("=", 1) for w in words if "=" in w)
     if "study" not in given:
         raise ConfigError("--resume needs the study's name: study=NAME.")
-    journal = Path(given.get("studies_dir", "studies")) / given["study"] / "journal.jsonl"
+    journal = Path(given.get("studies_dir", "studies")) / given["study"] / JOURNAL
     if not journal.exists():
         raise ConfigError(f"There is no study {given['study']} to resume ({journal}); leave --resume away to start it.")
     return [*without_executor(read(journal).settings.words, words), *words]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from optimizer.errors import ConfigError, nearest
-from optimizer.journal import Study, read
+from optimizer.journal import JOURNAL, Study, read
 from optimizer.listeners.tracker import patience, read_status
-from optimizer.readers.ingest import JOURNAL, Taken, files_of, taken
+from optimizer.readers.ingest import Taken, files_of, taken
 from optimizer.readers.mlflow import experiment
 from optimizer.readers.store import StoreError, experiment_address, sqlite_path
 from optimizer.report.page.runs import Runs

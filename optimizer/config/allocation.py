@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from optimizer.config.compose import Composed, Tree
+from optimizer.config.compose import Composed, Tree, sets, whole
 from optimizer.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def allocation_of(composed: Composed) -> "Allocation":
     cluster = str(node["cluster"])
     if cluster not in CLUSTERS:
         raise ConfigError(f"executor.cluster={cluster} is not known.{nearest(cluster, CLUSTERS)}")
-    machines = _whole(node, "machines", 1)
+    machines = whole(node, "machines", 1, "executor.")
     if cluster == "debug" and machines > 1:
         raise ConfigError("executor.cluster=debug runs one task: executor.machines=1.")
     more = node["more"] or {}
@@ -39,9 +39,9 @@ def allocation_of(composed: Composed) -> "Allocation":
     return Allocation(
         cluster,
         machines,
-        cpus=_whole(node, "cpus", 1),
-        gpus=_whole(node, "gpus", 0),
-        minutes=_whole(node, "minutes", 1),
+        cpus=whole(node, "cpus", 1, "executor."),
+        gpus=whole(node, "gpus", 0, "executor."),
+        minutes=whole(node, "minutes", 1, "executor."),
         partition=None if node["partition"] is None else str(node["partition"]),
         more={str(name): value for name, value in more.items()},
     )
@@ -55,18 +55,13 @@ def words_inside(composed: Composed) -> list[str]:
 
 def words_outside(composed: Composed) -> list[str]:
     """The words without those of the executor."""
-    return [word for word in composed.words if not is_executors(word)]
-
-
-def is_executors(word: str) -> bool:
-    key = word.lstrip("+~").partition("=")[0]
-    return key == "executor" or key.startswith("executor.")
+    return [word for word in composed.words if not sets(word, "executor")]
 
 
 def without_executor(words: Sequence[str], more: Sequence[str]) -> list[str]:
     """Earlier words that `more` goes on with: where it names an executor, the settings of another one go."""
     if any(word.startswith("executor=") for word in more):
-        return [word for word in words if not is_executors(word)]
+        return [word for word in words if not sets(word, "executor")]
     return list(words)
 
 
@@ -76,10 +71,3 @@ def quoted(value: Any) -> str:
         return "null" if value is None else str(value)
     text = str(value).replace("'", "\\'")  # a backslash elsewhere is one
     return f"'{text}'"
-
-
-def _whole(node: Tree, key: str, least: int) -> int:
-    value = node[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"executor.{key} is a whole number of at least {least}, not '{value}'.")
-    return value

@@ -38,6 +38,14 @@ OPEN = (
 """Mappings to which anybody may add."""
 
 
+def whole(node: Tree, key: str, least: int, where: str = "") -> int:
+    """`where`: of the node, with its dot. Raises ConfigError."""
+    value = node[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(f"{where}{key} is a whole number of at least {least}, not '{value}'.")
+    return value
+
+
 @dataclass(frozen=True)
 class Composed:
     """A configuration without Hydra: plain dicts, lists and values."""
@@ -61,8 +69,13 @@ class Words:
 
     def sets(self, key: str) -> bool:
         """Whether a word sets this key (or a key below it)."""
-        keys = (w.lstrip("+~").split("=", 1)[0] for w in self.hydra)
-        return any(k == key or k.startswith(key + ".") for k in keys)
+        return any(sets(word, key) for word in self.hydra)
+
+
+def sets(word: str, key: str) -> bool:
+    """Whether a word sets this key, or a key below it."""
+    name = word.lstrip("+~").split("=", 1)[0]
+    return name == key or name.startswith(key + ".")
 
 
 def sorted_words(words: Sequence[str]) -> Words:

@@ -1,12 +1,10 @@
 """Which kinds of device are there to search on, each of which needs a study of its own?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 
-from optimizer.config import composed
 from optimizer.config.allocation import quoted
+from optimizer.config.compose import Composed
 from optimizer.config.objects import setup_of
 from optimizer.config.targets import device_name
 from optimizer.device import gpu_kinds
@@ -20,10 +18,9 @@ class Kind:
     words: tuple[str, ...]
 
 
-def kinds_of(words: Sequence[str], folders: Sequence[Path], today: date) -> list[Kind]:
+def kinds_of(made: Composed, today: date) -> list[Kind]:
     """In a Ray cluster, or of this machine's GPUs, in the order of their names; one where a processor is measured.
     Raises ConfigError where the search can't be made, or where there is no device for it."""
-    made = composed(words, folders)
     if made.tree["executor"]["name"] == "ray":
         setup = setup_of(made, today)
         setup.executor().close()  # leaves the cluster, which each search joins anew

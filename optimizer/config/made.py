@@ -46,6 +46,11 @@ class Made:
     warnings: tuple[str, ...] = ()  # what disturbs measurements here
     meter: Meter | None = None  # how it is measured, where it is not on this machine
 
+    @property
+    def measured_here(self) -> bool:
+        """Whether programs are run and timed on this machine."""
+        return self.runs and self.clock is None and self.meter is None
+
 
 @dataclass(frozen=True)
 class Builds:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from optimizer.conditions import processors
 from optimizer.config.builds import builds_of
 from optimizer.config.cluster import cluster_of, made_by
-from optimizer.config.compose import Composed, Tree
+from optimizer.config.compose import Composed, Tree, whole
 from optimizer.config.made import Builds, Made
 from optimizer.config.prior import known_of
 from optimizer.config.spaces import space_of
@@ -24,7 +24,7 @@ from optimizer.errors import ConfigError, nearest
 from optimizer.executors.local import LocalExecutor
 from optimizer.feasible import Feasible
 from optimizer.files import names_folder
-from optimizer.journal import Settings
+from optimizer.journal import JOURNAL, Settings
 from optimizer.objective import STATISTICS, Bound, Direction, Goal, Limit, Objective, direction_of
 from optimizer.protocols import Executor, Strategy
 from optimizer.recipe import Budget, Confirm, Part, Plan, Recipe
@@ -71,7 +71,7 @@ class Setup:
 
     @property
     def journal(self) -> Path:
-        return self.folder / "journal.jsonl"
+        return self.folder / JOURNAL
 
     def strategy(self) -> Strategy:
         return strategy_of(self.recipe, self.feasible, self.prior)
@@ -86,7 +86,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
     goal = goal_of(tree["objective"])
     builds, told = builds_of(tree["build_cache"], (studies_dir / study / "build").resolve(), goal)
     space = space_of(tree["space"], composed.domains) if _has_knobs(tree["space"]) else None
-    ahead = _whole(tree, "ahead", 1)
+    ahead = whole(tree, "ahead", 1)
     executor: Callable[[], Executor]
     news: Callable[[], Sequence[str]]
     kinds: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def setup_of(composed: Composed, today: date) -> Setup:
         goal=goal,
         plan=plan,
         confirm=confirm,
-        seed=_whole(tree, "seed", 0),
+        seed=whole(tree, "seed", 0),
         ahead=ahead,
         start=_start(made, composed, tree),
         device=made.device_name,
@@ -354,13 +354,6 @@ def _check_budget(budget: Budget) -> None:
         value = getattr(budget, name)
         if value is not None and value <= 0:
             raise ConfigError(f"budget.{name} must be above 0, not {value}.")
-
-
-def _whole(tree: Tree, key: str, least: int) -> int:
-    value = tree[key]
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{key} is a whole number of at least {least}, not '{value}'.")
-    return value
 
 
 def _text(tree: Tree, key: str) -> str:

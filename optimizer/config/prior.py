@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from optimizer.errors import ConfigError, nearest
+from optimizer.journal import JOURNAL
 from optimizer.objective import Goal
 from optimizer.readers.recording import recording
 from optimizer.space import Point, Space, Value
@@ -25,7 +26,7 @@ def known_of(words: Any, studies_dir: Path, goal: Goal, space: Space) -> tuple[K
 def _path(word: str, studies_dir: Path) -> Path:
     if Path(word).is_file():
         return Path(word)
-    journal = studies_dir / word / "journal.jsonl"
+    journal = studies_dir / word / JOURNAL
     if journal.is_file():
         return journal
     studies = sorted(p.parent.name for p in studies_dir.glob("*/journal.jsonl"))

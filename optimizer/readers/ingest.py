@@ -15,7 +15,7 @@ from typing import Literal
 
 from optimizer.errors import MALFORMED, ConfigError
 from optimizer.files import write_whole
-from optimizer.journal import FORMAT, Study, journal_bytes
+from optimizer.journal import FORMAT, JOURNAL, Study, journal_bytes
 from optimizer.objective import Goal
 from optimizer.protocols import Ending
 from optimizer.readers.benchmark import Benchmark
@@ -28,7 +28,6 @@ from optimizer.trial import Candidate, Measured, Trial
 RECORDED = "recorded"
 """The strategy of a study that was not searched here."""
 
-JOURNAL = "journal.jsonl"
 STAMP = re.compile(r"(20\d{6})[-_T]?(\d{6})")
 State = Literal["new", "known", "unknown", "damaged"]
 

@@ -11,6 +11,7 @@ from test_telemetry import answering
 
 from optimizer.cli import per_device as module
 from optimizer.cli.per_device import per_device, suffixes
+from optimizer.config import composed
 from optimizer.config.kinds import Kind, kinds_of
 from optimizer.device import chosen_gpus, gpu_kinds
 from optimizer.errors import ConfigError
@@ -39,7 +40,7 @@ def test_each_kind_has_a_study_and_one_that_fails_does_not_keep_the_other(
             raise ConfigError("this one can't")
 
     with pytest.raises(SystemExit) as end:
-        per_device(words, (), search, resume=True)
+        per_device(words, composed(words, ()), search, resume=True)
     assert end.value.code == 2 and "error: this one can't" in capsys.readouterr().err
     assert seen == [
         (["device=cuda:a", "study=s-tesla-t4"], False),
@@ -65,7 +66,7 @@ def test_gpus_of_one_kind_can_be_compared_and_none_is_left_out(monkeypatch: pyte
         else:
             assert chosen == uuids
     words = ["target=gemm_cuda", "device=cuda"]
-    assert [k.words for k in kinds_of(words, (), date(2026, 1, 1))] == [
+    assert [k.words for k in kinds_of(composed(words, ()), date(2026, 1, 1))] == [
         (f"device=cuda:{'+'.join(uuids)}",) for uuids in kinds.values()
     ]
 

@@ -105,6 +105,20 @@ def test_an_existing_study_is_refused_with_advice_and_can_be_resumed(tmp_path: P
     assert numbers == list(range(20))
 
 
+def test_a_study_is_resumed_with_a_setting_of_a_group_that_it_chose(tmp_path: Path) -> None:
+    search_json(*QUICK, "strategy=genetic", "strategy.population=8", "tracking=none", "study=bred", cwd=tmp_path)
+    found = search_json("study=bred", "--resume", "strategy.population=8", "budget.trials=16", cwd=tmp_path)
+    assert found["trials"] == 16
+
+
+def test_a_plan_of_a_search_in_an_allocation_needs_no_machines_even_where_a_file_asks_for_them(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    text = "# @package _global_\n# Sent into an allocation.\ndefaults:\n  - override /executor: slurm\n"
+    (tmp_path / "experiment" / "sent.yaml").write_text(text, encoding="utf-8")
+    words = (f"--config-dir={tmp_path}", "target=synthetic", "experiment=sent", "budget.trials=5", "tracking=none")
+    assert "budget      5 trials" in command("search", *words, "--dry-run", cwd=tmp_path).stdout
+
+
 def test_resuming_with_another_recipe_is_refused_and_says_what_differs(tmp_path: Path) -> None:
     search_json(*QUICK, "tracking=none", "study=other", cwd=tmp_path)
     assert "seed" in error("search", "study=other", "--resume", "seed=9", cwd=tmp_path)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simple import Tape
 
-from optimizer.config import Setup, load
+from optimizer.config import Setup, composed, load
 from optimizer.config.kinds import kinds_of
 from optimizer.errors import ConfigError
 from optimizer.measure import LiveMeter
@@ -156,7 +156,7 @@ def test_what_one_machine_builds_another_measures(machines: Machines, tmp_path: 
 def test_a_kind_of_device_is_chosen_by_its_own_words(machines: Machines, tmp_path: Path) -> None:
     node = machines.add()
     words = [*SYNTHETIC, "executor=ray", f"executor.address={machines.address}", f"studies_dir={tmp_path}"]
-    [kind] = kinds_of(words, (), date(2026, 1, 1))
+    [kind] = kinds_of(composed(words, ()), date(2026, 1, 1))
     chosen = setup_of([*words, *kind.words], tmp_path)
     try:
         assert chosen.kinds == (kind.name,)
