@@ -55,7 +55,8 @@ def run(setup: Setup, screen: Screen, clock: Clock, *, resume: bool) -> Outcome:
     start_s = clock()
     strategy = setup.strategy()
     environment = _environment(setup)
-    place(processors(setup.recipe.plan.cpus), setup.recipe.plan.nice)
+    if setup.made.meter is None:  # else each machine that measures places its own programs
+        place(processors(setup.recipe.plan.cpus), setup.recipe.plan.nice)
     with _journal(setup, environment, resume=resume) as journal:
         try:
             setup.made.prepare()

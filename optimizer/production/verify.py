@@ -13,16 +13,18 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
+from optimizer.conditions import processors
 from optimizer.config.reopened import Reopened, reopened
 from optimizer.confirm import Entrant, Match, Rounds
 from optimizer.errors import ConfigError
 from optimizer.executors.local import InlineExecutor
 from optimizer.export.exported import Exported
 from optimizer.measure import LiveMeter, StillMeter, joined
+from optimizer.process import place
 from optimizer.production.consumers import Read, read_all
 from optimizer.production.places import changes
 from optimizer.protocols import Clock
-from optimizer.recipe import Confirm, Environment, differences
+from optimizer.recipe import Confirm, Environment, Plan, differences
 from optimizer.space import Point
 from optimizer.stats import FEWEST, Verdict, judge
 from optimizer.study import Bench
@@ -84,10 +86,11 @@ def _measured(exported: Exported, folder: Path, clock: Clock, confirm: Confirm) 
     metric = exported.recipe.goal.first.metric
     both = reopened(exported, folder)
     recipe = replace(both.recipe, confirm=confirm)
+    notes = _placed(recipe.plan)
     environment = both.made.device.describe()
     meter = LiveMeter(both.made.device, recipe.plan, recipe.goal, clock) if both.made.runs else StillMeter()
     bench = Bench(both.made.target, both.made.device, InlineExecutor(clock), meter, clock)
-    notes = [*_elsewhere(exported, both, environment), *both.made.warnings]
+    notes += [*_elsewhere(exported, both, environment), *both.made.warnings]
     with closing(bench.executor), bench.device.alone():
         try:
             home = _side(bench, both.baseline)
@@ -101,6 +104,16 @@ def _measured(exported: Exported, folder: Path, clock: Clock, confirm: Confirm) 
         except TrialError as error:
             return Verification(Finding.BROKEN, metric, None, (str(error),), tuple(notes), environment)
     return _judged(exported, replace(both, recipe=recipe), trials, found, notes, environment)
+
+
+def _placed(plan: Plan) -> list[str]:
+    """Programs run where, and as urgently as, they ran when the promise was made; what this machine does not allow."""
+    try:
+        place(processors(plan.cpus), plan.nice)
+    except ConfigError as error:
+        place((), 0)
+        return [f"{error} Programs ran where the system put them"]
+    return []
 
 
 def _judged(

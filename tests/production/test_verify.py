@@ -15,6 +15,7 @@ from simple import FakeClock
 from optimizer.config import reopened as reopening
 from optimizer.errors import ConfigError
 from optimizer.export.exported import exported_in
+from optimizer.process import place, request_of
 from optimizer.production.verify import Finding, Verification, verified
 from optimizer.recipe import Confirm
 from optimizer.space import Point
@@ -83,6 +84,21 @@ def test_another_environment_is_named_and_breaks_nothing(synthetic: Path, tmp_pa
     assert found.finding is Finding.KEPT
     assert any("another processor" in note for note in found.notes)
     assert any("package numpy: '1.0'" in note for note in found.notes)
+
+
+def test_programs_run_where_they_ran_for_the_promise(tmp_path: Path) -> None:
+    try:
+        found = verification(shipped_at(tmp_path, 1.0, "measure.nice=3", "measure.cpus=0"), tmp_path / "builds")
+        asked = request_of({}, str(tmp_path), None, (1, 1), reserves=False, watch_s=1.0)
+        assert (asked["nice"], asked["cpus"], found.finding) == (3, [0], Finding.KEPT)
+    finally:
+        place((), 0)
+
+
+def test_processors_that_are_not_here_are_told_and_break_nothing(tmp_path: Path) -> None:
+    found = verification(shipped_at(tmp_path, 1.0, "measure.cpus=4000"), tmp_path / "builds")
+    assert found.finding is Finding.KEPT
+    assert "measure.cpus names processors 4000" in found.notes[0]
 
 
 def test_a_limit_that_is_broken_now_breaks_the_promise(tmp_path: Path) -> None:
