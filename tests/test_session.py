@@ -14,7 +14,7 @@ from optimizer.listeners.console import ConsoleListener
 from optimizer.measure import StillMeter
 
 
-class Reached(Exception):
+class ReachedError(Exception):
     pass
 
 
@@ -22,7 +22,7 @@ def test_processors_are_those_of_the_machine_that_measures(tmp_path: Path, monke
     """A driver with few processors may ask a cluster's machines for their many."""
 
     def begun(*args: object, **more: object) -> None:
-        raise Reached
+        raise ReachedError
 
     monkeypatch.setattr(session, "_journal", begun)
     here = setup_at(tmp_path, "target=synthetic", "measure.cpus=4000")
@@ -30,5 +30,5 @@ def test_processors_are_those_of_the_machine_that_measures(tmp_path: Path, monke
     screen = ConsoleListener(io.StringIO(), here.budget, None)
     with pytest.raises(ConfigError, match=r"measure\.cpus names processors 4000"):
         session.run(here, screen, FakeClock(), resume=False)
-    with pytest.raises(Reached):
+    with pytest.raises(ReachedError):
         session.run(elsewhere, screen, FakeClock(), resume=False)
