@@ -1,7 +1,8 @@
 """What all tests share: a build cache of their own, so that none depends on what a machine has built before.
 
 Where several processes run the tests, each has a temporary folder of its own: the locks that keep two searches from
-measuring at once lie there, and tests of one process would wait for those of the other.
+measuring at once lie there, and tests of one process would wait for those of the other. OpenMP's threads sleep while
+they wait, since those that turn in circles take the processors from the tests beside them.
 """
 
 import os
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 
 @pytest.fixture(scope="session", autouse=True)

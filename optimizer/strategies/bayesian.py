@@ -7,7 +7,8 @@ the journal is the record.
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Traits:
     constraints: bool = True  # else infeasible trials get losses beyond the worst
     categories: bool = True  # else they become places in a list
     objectives: bool = True  # several; else it is told the first alone
+    one_thread: bool = False  # torch on matrices so small that threads only wait for each other
 
 
 def tpe(seed: int, **options: Any) -> tuple[BaseSampler, Traits]:
@@ -40,11 +42,11 @@ def tpe(seed: int, **options: Any) -> tuple[BaseSampler, Traits]:
 
 
 def gp(seed: int, **options: Any) -> tuple[BaseSampler, Traits]:
-    """Gaussian process with log expected improvement; about 2 s of CPU an ask after 20 trials."""
+    """Gaussian process with log expected improvement; about 1 s of CPU an ask after 20 trials."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = GPSampler(seed=seed, **options)
-    return sampler, Traits()
+    return sampler, Traits(one_thread=True)
 
 
 def cmaes(seed: int, **options: Any) -> tuple[BaseSampler, Traits]:
@@ -75,7 +77,7 @@ class OptunaProposer:
         self._worst: tuple[float, ...] | None = None
 
     def propose(self) -> Mapping[str, Value]:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _one_thread() if self._traits.one_thread else nullcontext():
             warnings.simplefilter("ignore")  # samplers warn of what this file handles
             trial = self._study.ask(self._distributions)
         values = {k.name: _value(k, trial.params.get(k.name)) for k in self._space.knobs}
@@ -138,6 +140,19 @@ class OptunaProposer:
             "limits": score.violation if losses is not None and score.violation > 0 else -MARGIN,
         }
         return list(losses if losses is not None else worst), constraints
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Beside builds and other searches, threads that wait for each other cost several times the time of one alone."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _by_place(knob: Knob) -> bool:
