@@ -1,26 +1,29 @@
 """Is the winner really better? Finalists and baseline again, interleaved, in processes started anew every round.
 
 Two stages, so that a lucky reading does not choose the winner and prove it too: the finalists are ranked in rounds of
-their own, and the leader then meets the baseline in fresh rounds. A round is A B B A, so that drift which is linear in
-time cancels, and gives one gain; starting the processes anew makes the luck of a process (where its memory came to lie)
-part of the interval instead of part of the answer. The number of rounds is fixed beforehand: nothing is peeked at.
-Rounds in which others used the machine are taken again while time lasts, and said to be disturbed where it does not.
+their own, and the leader then meets the baseline in fresh rounds. Readings of one process may be lucky together, so
+while a trial that is left promises more than the best of the finalists has shown, it becomes one. A round is A B B A,
+so that drift which is linear in time cancels, and gives one gain; starting the processes anew makes the luck of a
+process (where its memory came to lie) part of the interval instead of part of the answer. The number of rounds is fixed
+beforehand: nothing is peeked at. Rounds in which others used the machine are taken again while time lasts, and said to
+be disturbed where it does not.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import geometric_mean, median
 
 from optimizer.measure import BLOCK_S, is_throttled, joined
 from optimizer.process import held_still
 from optimizer.protocols import DeviceLost, Ending
 from optimizer.recipe import Recipe
-from optimizer.stats import FEWEST, Judgement, estimate, judge
+from optimizer.stats import FEWEST, Judgement, judge
 from optimizer.study import Bench
-from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of, once_more
+from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of, once_more, samples_of
 
 VISIT_S = BLOCK_S / 2
 REMATCH_SHARE = 0.3  # of the time for the whole confirmation
+MORE_FINALISTS = 3  # times as many as were asked for, where those don't hold what their readings promised
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,9 @@ def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
     home = match.entrant(trials[0])
     if home is None:
         return Ending(None)
-    entrants = [e for t in _finalists(recipe, trials) if (e := match.entrant(t)) is not None]
     passed_over: dict[int, str] = {}
     with bench.device.alone():
-        for entrant in match.by_rematch(entrants, home):
+        for entrant in match.by_rematch(_distinct(recipe, trials), home):
             found = match.rounds(entrant, home, recipe.confirm.rounds, recipe.confirm.max_seconds)
             if not found.gains:
                 passed_over[entrant.trial.number] = "it failed"
@@ -87,9 +89,9 @@ def confirm(recipe: Recipe, trials: Sequence[Trial], bench: Bench) -> Ending:
     return Ending(replace(verdict, judgement=Judgement.SAME), found.gains, found.load_pct, passed_over=passed_over)
 
 
-def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
-    """The best feasible trials, one for each distinct program; none that runs what the baseline runs. Where the build
-    is what is measured, programs are as distinct as the ways in which they are built."""
+def _distinct(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
+    """The feasible trials, best first, one for each distinct program; none that runs what the baseline runs. Where the
+    build is what is measured, programs are as distinct as the ways in which they are built."""
     baseline = trials[0]
     by_build = baseline.artifact is not None and recipe.goal.first.metric in baseline.artifact.facts
 
@@ -99,8 +101,6 @@ def _finalists(recipe: Recipe, trials: Sequence[Trial]) -> list[Trial]:
     taken = {identity(baseline.artifact)} if baseline.artifact else set()
     chosen: list[Trial] = []
     for trial in recipe.goal.ranked(trials, baseline):
-        if len(chosen) == recipe.confirm.finalists:
-            break
         if trial.artifact is not None and identity(trial.artifact) not in taken:
             taken.add(identity(trial.artifact))
             chosen.append(trial)
@@ -126,15 +126,34 @@ class Match:
             return None
         return Entrant(trial, artifact)
 
-    def by_rematch(self, entrants: Sequence[Entrant], home: Entrant) -> list[Entrant]:
-        """Best first, by a few rounds against the baseline; entrants that fail now are left out."""
-        if len(entrants) < 2:
-            return list(entrants)
-        count = max(3, self.recipe.confirm.rounds // 3)
-        seconds = self.recipe.confirm.max_seconds * REMATCH_SHARE / len(entrants)
-        gains = {id(e): self.rounds(e, home, count, seconds).gains for e in entrants}
-        alive = [e for e in entrants if gains[id(e)]]
-        return sorted(alive, key=lambda e: -estimate(gains[id(e)]).median)
+    def by_rematch(self, trials: Sequence[Trial], home: Entrant) -> list[Entrant]:
+        """Best first, by a few rounds against the baseline: the first `finalists` that run, and of the rest those that
+        promise more than has been shown, while rounds took no longer than the final may. The mean counts, of gains'
+        logarithms: what is slow in one start of three is not saved by the other two."""
+        confirm = self.recipe.confirm
+        if min(confirm.finalists, len(trials)) < 2:
+            return [e for t in trials[:1] if (e := self.entrant(t)) is not None]
+        count = max(3, confirm.rounds // 3)
+        seconds = confirm.max_seconds * REMATCH_SHARE / min(confirm.finalists, len(trials))
+        start = self.bench.clock()
+        shown: list[tuple[float, Entrant]] = []
+        for trial in trials[: MORE_FINALISTS * confirm.finalists]:
+            if len(shown) >= confirm.finalists and (
+                self._promise(trial, home) <= max(gain for gain, _ in shown)
+                or self.bench.clock() - start > confirm.max_seconds
+            ):
+                break
+            entrant = self.entrant(trial)
+            if entrant is not None and (gains := self.rounds(entrant, home, count, seconds).gains):
+                shown.append((geometric_mean(gains), entrant))
+        return [entrant for _, entrant in sorted(shown, key=lambda s: -s[0])]
+
+    def _promise(self, trial: Trial, home: Entrant) -> float:
+        """The gain that a trial's own readings tell; 0 where they tell no ratio."""
+        first = self.recipe.goal.first
+        known = [samples_of(t).get(first.metric) for t in (home.trial, trial)]
+        values = [first.of(readings) for readings in known if readings]
+        return first.gain(*values) if len(values) == 2 and min(values) > 0 else 0.0
 
     def rounds(self, a: Entrant, b: Entrant, count: int, seconds: float) -> Rounds:
         """What `played` gives; none where one side fails now."""

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
@@ -16,6 +16,7 @@ from optimizer.stats import Judgement
 from optimizer.trial import Artifact, Check, Reason, Samples, Trial, TrialError
 
 A, B, C = Point({"a": 1, "b": "x"}), Point({"a": 2, "b": "x"}), Point({"a": 3, "b": "x"})
+D, E = Point({"a": 1, "b": "y"}), Point({"a": 2, "b": "y"})
 
 
 @dataclass
@@ -27,7 +28,10 @@ class Duel:
     drift: float = 0.0
     facts: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     crashes: tuple[str, ...] = ()
+    moody: str = ""  # the point whose every second process is a hundred times as slow
+    starts: int = 0  # of it
     events: list[str] = field(default_factory=list)
+    opened: set[str] = field(default_factory=set)
     runs: int = 0
     rng: Random = field(default_factory=lambda: Random(0))
     shares_cpu: bool = True
@@ -45,7 +49,10 @@ class Duel:
         if artifact.key in self.crashes:
             raise TrialError(Reason.CRASH, "now it crashes")
         self.events.append(f"opened {artifact.arguments[0]}")
-        yield DuelRunner(self, artifact.key, artifact.arguments[0])
+        self.opened.add(artifact.key)
+        self.starts += artifact.key == self.moody
+        slow = artifact.key == self.moody and self.starts % 2 == 0
+        yield DuelRunner(self, artifact.key, artifact.arguments[0], factor=100.0 if slow else 1.0)
 
 
 @dataclass
@@ -55,6 +62,7 @@ class DuelRunner:
     name: str
     pid: int | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
+    factor: float = 1.0
 
     def verify(self) -> Check:
         return Check()
@@ -65,7 +73,7 @@ class DuelRunner:
         for _ in range(n):
             self.duel.runs += 1
             luck = math.exp(self.duel.rng.gauss(0, self.duel.noise))
-            readings.append(self.duel.latency_s[self.key] * luck * (1 + self.duel.drift * self.duel.runs))
+            readings.append(self.factor * self.duel.latency_s[self.key] * luck * (1 + self.duel.drift * self.duel.runs))
         return {"latency_s": tuple(readings), "tokens_per_s": tuple(1 / r for r in readings)}
 
 
@@ -152,6 +160,32 @@ def test_the_rematch_and_not_the_lucky_reading_chooses_the_leader() -> None:
     ending = confirm(recipe, swapped, bench_of(duel, recipe))
     assert ending.verdict is not None
     assert ending.verdict.number == 2
+
+
+def recorded(duel: Duel, latencies_s: Mapping[Point, float]) -> list[Trial]:
+    """Trials as a search recorded them, whatever the truth is."""
+    outcomes = [measured(number, point, latency_s=s) for number, (point, s) in enumerate(latencies_s.items())]
+    return [Trial(t.candidate, t.outcome, artifact=duel.build(t.candidate.point)) for t in outcomes]
+
+
+def test_what_promises_more_than_the_finalists_have_shown_becomes_one() -> None:
+    duel = Duel({A.key: 2.0, B.key: 1.9, C.key: 2.1, D.key: 1.2, E.key: 1.0}, noise=0.01)
+    recipe = recipe_of(TINY)
+    recipe = replace(recipe, confirm=replace(recipe.confirm, finalists=2))
+    trials = recorded(duel, {A: 2.0, B: 0.8, C: 0.9, D: 1.1, E: 1.3})
+    ending = confirm(recipe, trials, bench_of(duel, recipe))
+    assert ending.verdict is not None
+    assert (ending.verdict.number, ending.verdict.judgement) == (3, Judgement.BETTER)
+    assert {B.key, C.key} < duel.opened, "the lucky ones were tried"
+    assert E.key not in duel.opened, "it promised less than had been shown by then"
+
+
+def test_what_is_slow_in_every_second_process_does_not_win() -> None:
+    duel = Duel({A.key: 2.0, B.key: 1.0, C.key: 1.6}, noise=0.01, moody=B.key)
+    recipe = recipe_of(TINY)
+    ending = confirm(recipe, trials_of(duel, A, B, C), bench_of(duel, recipe))
+    assert ending.verdict is not None
+    assert (ending.verdict.number, ending.verdict.judgement) == (2, Judgement.BETTER)
 
 
 def test_a_finalist_that_fails_now_gives_way_to_the_next() -> None:
