@@ -19,7 +19,7 @@ from optimizer.protocols import DeviceLost, Ending
 from optimizer.recipe import Recipe
 from optimizer.stats import FEWEST, Judgement, judge
 from optimizer.study import Bench
-from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of, once_more, samples_of
+from optimizer.trial import Artifact, Samples, Trial, TrialError, metrics_of, once_more
 
 VISIT_S = BLOCK_S / 2
 REMATCH_SHARE = 0.3  # of the time for the whole confirmation
@@ -130,7 +130,7 @@ class Match:
         """Best first, by a few rounds against the baseline: the first `finalists` that run, and of the rest those that
         promise more than has been shown, while rounds took no longer than the final may. The mean counts, of gains'
         logarithms: what is slow in one start of three is not saved by the other two."""
-        confirm = self.recipe.confirm
+        confirm, first = self.recipe.confirm, self.recipe.goal.first
         if min(confirm.finalists, len(trials)) < 2:
             return [e for t in trials[:1] if (e := self.entrant(t)) is not None]
         count = max(3, confirm.rounds // 3)
@@ -139,7 +139,7 @@ class Match:
         shown: list[tuple[float, Entrant]] = []
         for trial in trials[: MORE_FINALISTS * confirm.finalists]:
             if len(shown) >= confirm.finalists and (
-                self._promise(trial, home) <= max(gain for gain, _ in shown)
+                (first.gain_of(trial, home.trial) or 0.0) <= max(gain for gain, _ in shown)
                 or self.bench.clock() - start > confirm.max_seconds
             ):
                 break
@@ -147,13 +147,6 @@ class Match:
             if entrant is not None and (gains := self.rounds(entrant, home, count, seconds).gains):
                 shown.append((geometric_mean(gains), entrant))
         return [entrant for _, entrant in sorted(shown, key=lambda s: -s[0])]
-
-    def _promise(self, trial: Trial, home: Entrant) -> float:
-        """The gain that a trial's own readings tell; 0 where they tell no ratio."""
-        first = self.recipe.goal.first
-        known = [samples_of(t).get(first.metric) for t in (home.trial, trial)]
-        values = [first.of(readings) for readings in known if readings]
-        return first.gain(*values) if len(values) == 2 and min(values) > 0 else 0.0
 
     def rounds(self, a: Entrant, b: Entrant, count: int, seconds: float) -> Rounds:
         """What `played` gives; none where one side fails now."""

@@ -40,6 +40,14 @@ class Objective:
         """How many times better than the baseline: above 1 is better, whatever the direction. Both positive."""
         return baseline / value if self.direction is Direction.MINIMIZE else value / baseline
 
+    def gain_of(self, trial: Trial, baseline: Trial) -> float | None:
+        """The gain that the readings of two trials tell; None where one of them has none, or none above 0."""
+        mine, theirs = (samples_of(t).get(self.metric) for t in (trial, baseline))
+        if not mine or not theirs:
+            return None
+        value, base = self.of(mine), self.of(theirs)
+        return self.gain(base, value) if value > 0 and base > 0 else None
+
     def __str__(self) -> str:
         what = self.metric if self.statistic == "median" else f"{self.statistic} of {self.metric}"
         return f"{self.direction} {what}"

@@ -11,6 +11,7 @@ from optimizer.export.shipment import Shipment
 from optimizer.export.table import chosen, exported
 from optimizer.files import write_whole
 from optimizer.journal import Study
+from optimizer.objective import Direction
 from optimizer.protocols import Ending
 from optimizer.space import Point, Value
 from optimizer.stats import Judgement, Verdict
@@ -28,12 +29,14 @@ def study_of(setup: Setup, changed: Mapping[str, Value], ratio: float = 2.0) -> 
     space, metric = setup.recipe.space, setup.recipe.goal.first.metric
     baseline = setup.recipe.start[0]
     winner = space.active({**{k.name: k.default for k in space.knobs}, **baseline, **changed})
+    first = setup.recipe.goal.first
+    slow = ratio if first.direction is Direction.MINIMIZE else 1 / ratio
     verdict = Verdict(metric, ratio, ratio * 0.97, ratio * 1.03, Judgement.BETTER, 1, 10)
     return Study(
         "s",
         setup.recipe,
         replace(setup.made.device.describe(), host={}),
-        (_trial(0, baseline, metric, 2.0), _trial(1, winner, metric, 1.0)),
+        (_trial(0, baseline, metric, slow), _trial(1, winner, metric, 1.0)),
         ending=Ending(verdict),
         settings=setup.settings,
     )

@@ -17,17 +17,22 @@ from optimizer.stats import Verdict
 
 @dataclass(frozen=True)
 class Promise:
-    """What an export is held to. `verdict` None: it was never proved better than the baseline."""
+    """What an export is held to. `verdict` None: it was never proved better than the baseline. `seen`: the ratio that
+    the search's own readings told; None where it is not known."""
 
     verdict: Verdict | None
     tolerance_pct: float
     quality: Mapping[str, float]
+    seen: float | None = None
 
     @property
     def floor(self) -> float | None:
-        """The ratio that a new measurement must not lie wholly below: the low end of the proved interval, less the
-        tolerance."""
-        return self.verdict.low * (1 - self.tolerance_pct / 100) if self.verdict else None
+        """The ratio that a new measurement must not lie wholly below: the low end of the proved interval, or what was
+        seen before it where that is less, less the tolerance. Rounds know how a machine was in their minutes; the
+        readings of the search are of other ones."""
+        if self.verdict is None:
+            return None
+        return min(self.verdict.low, self.seen or self.verdict.low) * (1 - self.tolerance_pct / 100)
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,7 @@ def _read(folder: Path, document: Json) -> Exported:
             raise ValueError(f"the file {name} lies outside the export")
     if not names_folder(document["study"]):
         raise ValueError(f"{document['study']!r} can't be the name of a study")
+    seen = told.get("seen")
     quality = {str(n): float(v) for n, v in told["quality"].items()}
     return Exported(
         folder=folder,
@@ -102,7 +108,7 @@ def _read(folder: Path, document: Json) -> Exported:
         target=document["target"],
         point=Point(document["point"]),
         baseline=Point(document["baseline_point"]),
-        promise=Promise(verdict_from(told["ratio"]), float(told["tolerance_pct"]), quality),
+        promise=Promise(verdict_from(told["ratio"]), float(told["tolerance_pct"]), quality, seen and float(seen)),
         reopens=str(document.get("reopens", FROM_POINT)),
         code_key=str(document["code_key"]),
         files=files,

@@ -52,8 +52,9 @@ def provenance(shipment: Shipment, files: Mapping[str, bytes], formats: Sequence
 
 
 def promise(shipment: Shipment) -> Json:
-    """What `verify` holds the export to: the ratio against the baseline with its interval (null where none was proved)
-    and how far below it a new one may lie; the answers' errors and quality; and the limits."""
+    """What `verify` holds the export to: the ratio against the baseline with its interval (null where none was proved),
+    the one that the search's own readings told before, and how far below both a new one may lie; the answers' errors
+    and quality; and the limits."""
     study, outcome = shipment.study, shipment.trial.outcome
     verdict = study.ending.verdict if study.ending and _confirmed(shipment) else None
     first = study.recipe.goal.first
@@ -63,6 +64,7 @@ def promise(shipment: Shipment) -> Json:
         "direction": first.direction,
         "statistic": first.statistic,
         "ratio": asdict(verdict) if verdict else None,
+        "seen": first.gain_of(shipment.trial, study.trials[0]) if verdict else None,
         "tolerance_pct": shipment.tolerance_pct,
         "errors": dict(check.errors) if check else {},
         "quality": dict(check.quality) if check else {},

@@ -129,11 +129,8 @@ class ConsoleListener:
 
     def _gain(self, trial: Trial) -> str:
         assert self._goal is not None
-        first = self._goal.first
-        mine, theirs = (samples_of(t).get(first.metric) for t in (trial, self._trials[0]))
-        if not mine or not theirs or first.of(mine) <= 0 or first.of(theirs) <= 0:
-            return ""
-        return f"{first.gain(first.of(theirs), first.of(mine)):.2f}×"
+        gain = self._goal.first.gain_of(trial, self._trials[0])
+        return "" if gain is None else f"{gain:.2f}×"
 
     def _share(self) -> float:
         """How much of the budget is spent, from 0 to 1."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from optimizer.errors import ConfigError
 from optimizer.journal import Study, journal_bytes
 from optimizer.listeners.layout import divided, experiment_tags, layout_tags, objective_of, run_name
-from optimizer.objective import Objective
 from optimizer.readers.store import (
     BEST_TAG,
     JOURNAL_TAG,
@@ -192,19 +191,11 @@ def trial_metrics(trial: Trial, study: Study) -> dict[str, float]:
     if baseline is not None and not isinstance(trial.outcome, Failed):
         if (loss := quality_loss_pct(trial, baseline)) is not None:
             metrics["quality_loss_pct"] = loss
-        if (gain := _gain(study.recipe.goal.first, trial, baseline)) is not None:
+        if (gain := study.recipe.goal.first.gain_of(trial, baseline)) is not None:
             metrics["gain"] = gain
     if (value := objective_of(trial, study)) is not None:
         metrics[OBJECTIVE] = value
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
-
-
-def _gain(objective: Objective, trial: Trial, baseline: Trial) -> float | None:
-    mine, theirs = (samples_of(t).get(objective.metric) for t in (trial, baseline))
-    if not mine or not theirs:
-        return None
-    value, base = objective.of(mine), objective.of(theirs)
-    return objective.gain(base, value) if value > 0 and base > 0 else None
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:

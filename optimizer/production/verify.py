@@ -2,7 +2,8 @@
 
 Both sides are built and opened anew, their answers are checked, and they are measured interleaved as a winner is when
 it is proved (confirm.py). The promise is broken where answers are wrong, a limit no longer holds, a file was edited, or
-the whole interval of the new ratio lies below the proved one's low end less the tolerance. Where it lies on both sides
+the whole interval of the new ratio lies below the floor: the proved one's low end, or what the search's own readings
+told where that is less, less the tolerance. Where it lies on both sides
 of that floor nothing is shown, which is said. Another environment is named and breaks nothing by itself. Each kind of
 file is also read by the program that it is for (consumers.py), where that is here.
 """
@@ -144,7 +145,7 @@ def _judged(
     if finding is Finding.BROKEN and promise.verdict is not None:
         why.append(
             f"{metric} is {_told(verdict)} times as good as the baseline's; "
-            f"promised were {_told(promise.verdict)}, less at most {promise.tolerance_pct:g} %"
+            f"promised were {_told(promise.verdict)}, at least {promise.floor:.3f}"
         )
     if found.load_pct > DISTURBED_PCT:
         notes = [*notes, f"others used {found.load_pct:.0f} % of the machine meanwhile"]

@@ -49,7 +49,21 @@ def test_a_promise_that_is_true_is_kept(synthetic: Path, tmp_path: Path) -> None
 def test_a_ratio_that_is_gone_breaks_the_promise(tmp_path: Path) -> None:
     found = verification(shipped_at(tmp_path, 1.3), tmp_path / "builds")
     assert found.finding is Finding.BROKEN
-    assert "less at most 5 %" in found.why[0]
+    assert "promised were" in found.why[0]
+    assert "at least" in found.why[0]
+
+
+def test_what_the_search_had_seen_before_its_proof_bounds_the_promise(tmp_path: Path) -> None:
+    """The rounds were of minutes in which a neighbour held the baseline up more than the winner."""
+    path = shipped_at(tmp_path, 1.3) / "provenance.json"
+    document = json.loads(path.read_text())
+    assert document["promise"]["seen"] == pytest.approx(document["promise"]["ratio"]["ratio"])
+    document["promise"]["seen"] /= 1.3
+    path.write_text(json.dumps(document))
+    assert verification(path.parent, tmp_path / "builds").finding is Finding.KEPT
+    del document["promise"]["seen"]
+    path.write_text(json.dumps(document))
+    assert verification(path.parent, tmp_path / "older").finding is Finding.BROKEN, "an older export has none"
 
 
 def test_within_the_tolerance_the_promise_is_kept(tmp_path: Path) -> None:
@@ -114,6 +128,7 @@ def test_a_busy_machine_is_not_held_against_the_promise(
     monkeypatch.setattr("optimizer.production.verify.DISTURBED_PCT", -1.0)
     document = json.loads((synthetic / "provenance.json").read_text())
     document["promise"]["ratio"] |= {"low": 5.0, "ratio": 5.0, "high": 5.0}
+    document["promise"]["seen"] = 5.0
     (synthetic / "provenance.json").write_text(json.dumps(document))
     found = verification(synthetic, tmp_path / "builds")
     assert found.finding is Finding.UNDECIDED
