@@ -17,7 +17,10 @@ HEAVY = {
         *("readers/store.py", "readers/mlflow.py", "listeners/mlflow.py", "listeners/system.py"),
         *("listeners/monitored.py", "listeners/together.py", "export/registry.py", "export/pyfunc_model.py"),
     },
-    "torch": {str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")},
+    "torch": {
+        *(str(p.relative_to(PACKAGE)) for p in (PACKAGE / "targets/torch").rglob("*.py")),
+        "strategies/bayesian.py",  # Optuna's Gaussian process computes with it, in one thread
+    },
     "torchao": {"targets/torch/quantize.py"},
     "torch_pruning": {"targets/torch/channels.py"},
     "transformers": {"targets/torch/weights.py"},
