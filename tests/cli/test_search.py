@@ -211,8 +211,8 @@ def test_no_compiler_is_told_with_how_to_get_one(tmp_path: Path) -> None:
 def test_a_real_search_compiles_runs_and_proves(tmp_path: Path) -> None:
     """The smallest real one: a matrix product, a few flags, the whole way to an export that reproduces it."""
     words = ("target=gemm_cpu", "measure=quick", "budget.trials=6", "target.options.m=96", "target.options.n=96")
-    words = (*words, "target.options.k=96", "tracking=none", "measure.confirm.max_seconds=1")
-    found = search_json(*words, "study=real", cwd=tmp_path)
+    more = ("target.options.k=96", "tracking=none", "measure.confirm.max_seconds=1")
+    found = search_json(*words, *more, "study=real", cwd=tmp_path)
     assert found["trials"] == 6
     metrics = found["baseline"]["metrics"]
     for name in ("compile_time_s", "latency_s", "throughput_ips", "peak_memory_bytes", "cpu_time_s", "max_rel_error"):
