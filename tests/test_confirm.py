@@ -86,6 +86,12 @@ def trials_of(duel: Duel, *points: Point) -> list[Trial]:
     return found
 
 
+def recorded(duel: Duel, latencies_s: Mapping[Point, float]) -> list[Trial]:
+    """Trials as a search recorded them, whatever the truth is."""
+    outcomes = [measured(number, point, latency_s=s) for number, (point, s) in enumerate(latencies_s.items())]
+    return [Trial(t.candidate, t.outcome, artifact=duel.build(t.candidate.point)) for t in outcomes]
+
+
 def test_a_better_configuration_is_better_by_its_ratio() -> None:
     duel = Duel({A.key: 2.0, B.key: 1.0}, noise=0.02)
     recipe = recipe_of(TINY)
@@ -129,11 +135,7 @@ def test_steady_drift_does_not_decide() -> None:
 def test_an_a_a_search_says_same(seed: int) -> None:
     duel = Duel({p.key: 1.0 for p in (A, B, C)}, noise=0.1, rng=Random(seed))
     recipe = recipe_of(TINY)
-    lucky = [(1.0, A), (0.7, B), (0.8, C)]  # as a search with lucky readings would have recorded
-    trials = [
-        Trial(measured(i, p, latency_s=s).candidate, measured(i, p, latency_s=s).outcome, artifact=duel.build(p))
-        for i, (s, p) in enumerate(lucky)
-    ]
+    trials = recorded(duel, {A: 1.0, B: 0.7, C: 0.8})
     ending = confirm(recipe, trials, bench_of(duel, recipe))
     assert ending.verdict is not None
     assert ending.verdict.judgement is Judgement.SAME
@@ -160,12 +162,6 @@ def test_the_rematch_and_not_the_lucky_reading_chooses_the_leader() -> None:
     ending = confirm(recipe, swapped, bench_of(duel, recipe))
     assert ending.verdict is not None
     assert ending.verdict.number == 2
-
-
-def recorded(duel: Duel, latencies_s: Mapping[Point, float]) -> list[Trial]:
-    """Trials as a search recorded them, whatever the truth is."""
-    outcomes = [measured(number, point, latency_s=s) for number, (point, s) in enumerate(latencies_s.items())]
-    return [Trial(t.candidate, t.outcome, artifact=duel.build(t.candidate.point)) for t in outcomes]
 
 
 def test_what_promises_more_than_the_finalists_have_shown_becomes_one() -> None:

@@ -98,7 +98,7 @@ def _read(folder: Path, document: Json) -> Exported:
             raise ValueError(f"the file {name} lies outside the export")
     if not names_folder(document["study"]):
         raise ValueError(f"{document['study']!r} can't be the name of a study")
-    seen = told.get("seen")
+    seen = None if told.get("seen") is None else float(told["seen"])
     quality = {str(n): float(v) for n, v in told["quality"].items()}
     return Exported(
         folder=folder,
@@ -108,7 +108,7 @@ def _read(folder: Path, document: Json) -> Exported:
         target=document["target"],
         point=Point(document["point"]),
         baseline=Point(document["baseline_point"]),
-        promise=Promise(verdict_from(told["ratio"]), float(told["tolerance_pct"]), quality, seen and float(seen)),
+        promise=Promise(verdict_from(told["ratio"]), float(told["tolerance_pct"]), quality, seen),
         reopens=str(document.get("reopens", FROM_POINT)),
         code_key=str(document["code_key"]),
         files=files,

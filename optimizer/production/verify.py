@@ -3,9 +3,9 @@
 Both sides are built and opened anew, their answers are checked, and they are measured interleaved as a winner is when
 it is proved (confirm.py). The promise is broken where answers are wrong, a limit no longer holds, a file was edited, or
 the whole interval of the new ratio lies below the floor: the proved one's low end, or what the search's own readings
-told where that is less, less the tolerance. Where it lies on both sides
-of that floor nothing is shown, which is said. Another environment is named and breaks nothing by itself. Each kind of
-file is also read by the program that it is for (consumers.py), where that is here.
+told where that is less, less the tolerance. Where it lies on both sides of that floor nothing is shown, which is said.
+Another environment is named and breaks nothing by itself. Each kind of file is also read by the program that it is for
+(consumers.py), where that is here.
 """
 
 from collections.abc import Mapping
@@ -112,7 +112,6 @@ def _placed(plan: Plan) -> list[str]:
     try:
         place(processors(plan.cpus), plan.nice)
     except ConfigError as error:
-        place((), 0)
         return [f"{error} Programs ran where the system put them"]
     return []
 
@@ -145,7 +144,8 @@ def _judged(
     if finding is Finding.BROKEN and promise.verdict is not None:
         why.append(
             f"{metric} is {_told(verdict)} times as good as the baseline's; "
-            f"promised were {_told(promise.verdict)}, at least {promise.floor:.3f}"
+            f"promised were {_told(promise.verdict)}, less at most {promise.tolerance_pct:g} %: "
+            f"at least {promise.floor:.3f}"
         )
     if found.load_pct > DISTURBED_PCT:
         notes = [*notes, f"others used {found.load_pct:.0f} % of the machine meanwhile"]
