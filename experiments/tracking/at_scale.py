@@ -64,7 +64,8 @@ def _searched(folder: Path, server: Server, trials: int, build_s: float) -> tupl
     and the server is started again while it runs, when half the trials were made without it.
     """
     start_s = time.monotonic()
-    words = ("target=synthetic", "strategy=random", "measure=quick", f"target.build_s={build_s}")
+    roomy = ("space.unroll=range(1,1001)", "space.constraints.budget=null")  # more configurations than trials
+    words = ("target=synthetic", "strategy=random", "measure=quick", f"target.build_s={build_s}", *roomy)
     with _search(folder, server.uri, trials // 4, *words) as first:
         _wait(first, folder, lambda: _sent(folder) >= trials // 8)
         server.kill()
