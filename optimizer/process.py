@@ -36,10 +36,13 @@ MAX_FOLDER = 4 << 30  # bytes that the files of a program under test may take to
 START_S = 60.0  # for the system to start a program
 WATCH_S = 0.25  # between two looks at what a program takes
 LIFE_S = 1.0  # between two looks at whether a program that says nothing lives
+KILLS = (signal.SIGKILL, signal.SIGTERM)
 _KILLED = re.compile(
-    r"(Killed|Terminated) signal terminated program|unable to execute command: (Killed|Terminated)|ended by signal 9"
+    r"(Killed|Terminated) signal terminated program|unable to execute command: (Killed|Terminated)"
+    r"|(terminated with|ended by|died due to) signal (9|15)\b|ended with SIG(KILL|TERM)"
 )
-"""What a compiler's driver says when another process of the compiler was killed: g++, clang++, collect2."""
+"""What is said when another process of a compiler was killed: by g++, by clang++, by collect2 and lto-wrapper, by nvcc,
+by targets/cuda/nvrtc.py."""
 
 
 @dataclass
@@ -160,6 +163,16 @@ def adopted(group: int) -> Iterator[None]:
         _LIVE.discard(group)
 
 
+def killed(status: int | None, said: str) -> bool:
+    """Whether somebody else killed a tool or, as its status or what it said tells, a process of its own.
+
+    status: negative for a signal, 128 + signal as a shell tells it; None where a time limit ended the tool.
+    """
+    if not status:
+        return False
+    return any(status in (-number, 128 + number) for number in KILLS) or _KILLED.search(said) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """A tool that has ended. `status` is negative for a signal, None where the time limit ended it."""
@@ -173,9 +186,7 @@ class Done:
     @property
     def killed(self) -> bool:
         """Somebody else killed it, or a process of its own: nothing is known of what it worked on."""
-        if self.broke:
-            return False
-        return self.status == -signal.SIGKILL or (bool(self.status) and _KILLED.search(self.output) is not None)
+        return not self.broke and killed(self.status, self.output)
 
 
 def run_tool(command: Sequence[str], timeout_s: float, folder: Path, memory_bytes: int | None = None) -> Done:
@@ -312,7 +323,8 @@ class Conversation:
         if not isinstance(error, dict):
             return TrialError(Reason.CRASH, str(error)[:MAX_LOG])
         reason = known.get(str(error.get("reason")), Reason.CRASH)
-        return TrialError(reason, f"{str(error.get('message', ''))[:MAX_LOG]}{self._said()}")
+        log = f"{str(error.get('message', ''))[:MAX_LOG]}{self._said()}"
+        return TrialError(reason, log, again=reason is Reason.COMPILE and _KILLED.search(log) is not None)
 
     def _ended(self) -> TrialError:
         """Why a program that should have answered is gone."""

@@ -169,6 +169,10 @@ class TrialError(Exception):
         self.log = log
         self.again = again
 
+    def told(self, log: str, reason: Reason | None = None) -> "TrialError":
+        """The same with more, or less, said of it, and as worth trying once more."""
+        return TrialError(reason or self.reason, log, again=self.again)
+
 
 T = TypeVar("T")
 

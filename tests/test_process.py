@@ -1,6 +1,7 @@
 """Foreign programs: limits, crashes, hangs, nonsense; nothing of theirs outlives the trial."""
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -438,11 +439,40 @@ def test_a_tool_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
     assert (done.broke, done.killed) == ("memory", False)
 
 
-def test_a_tool_of_which_a_process_was_killed_is_no_verdict_on_the_point(tmp_path: Path) -> None:
-    said = "print('g++: fatal error: Killed signal terminated program cc1plus'); raise SystemExit(1)"
-    assert run_tool([sys.executable, "-c", said], 20.0, tmp_path).killed
-    assert run_tool([sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"], 20.0, tmp_path).killed
-    assert not run_tool([sys.executable, "-c", "raise SystemExit(1)"], 20.0, tmp_path).killed
+@pytest.mark.parametrize(
+    "script",
+    [
+        "echo 'g++: fatal error: Killed signal terminated program cc1plus'; exit 1",
+        "echo 'clang: error: unable to execute command: Killed'; exit 254",
+        "echo 'collect2: fatal error: ld terminated with signal 9 [Killed]'; exit 1",
+        "echo 'lto-wrapper: fatal error: g++ terminated with signal 15 [Terminated]'; exit 1",
+        """echo "nvcc error   : 'cicc' died due to signal 9 (Kill signal)"; exit 9""",
+        "sh -c 'kill -9 $$'",  # the status is 137, as nvcc's is whose ptxas was killed
+        "kill -9 $$",
+        "kill $$",
+    ],
+)
+def test_a_tool_of_which_a_process_was_killed_is_no_verdict_on_the_point(script: str, tmp_path: Path) -> None:
+    assert run_tool(["sh", "-c", script], 20.0, tmp_path).killed
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo 'error: signal 9 is not declared'; exit 1", "kill -SEGV $$"])
+def test_a_tool_that_fails_by_itself_was_not_killed(script: str, tmp_path: Path) -> None:
+    assert not run_tool(["sh", "-c", script], 20.0, tmp_path).killed
+
+
+def test_a_compiler_that_a_program_has_started_and_that_was_killed_is_no_verdict(tmp_path: Path) -> None:
+    """torch compiles in the process that is asked, and tells what its compiler said."""
+
+    def told(message: str) -> TrialError:
+        answer = json.dumps({"error": {"reason": "compile", "message": message}})
+        with talk(f"print({answer!r})", tmp_path) as program, pytest.raises(TrialError) as caught:
+            program.answer()
+        assert caught.value.reason is Reason.COMPILE
+        return caught.value
+
+    assert told("CppCompileError: g++: fatal error: Killed signal terminated program cc1plus").again
+    assert not told("CppCompileError: expected ';'").again
 
 
 def test_programs_start_at_once_from_many_threads(tmp_path: Path) -> None:

@@ -323,7 +323,8 @@ def compared(killed: Sequence[Mapping[str, Any]], undisturbed: Sequence[Mapping[
     assert len(killed) == len(undisturbed)
     for one, other in zip(killed, undisturbed, strict=True):
         assert one["point"] == other["point"], f"trial {one['number']}: {one['point']} against {other['point']}"
-        assert outcome(one) == outcome(other), f"trial {one['number']}: {outcome(one)} against {outcome(other)}"
+        logs = [trial["failed"] for trial in (one, other) if "failed" in trial]
+        assert outcome(one) == outcome(other), f"trial {one['number']}: {outcome(one)} against {outcome(other)}: {logs}"
 
 
 def in_mlflow(uri: str, trials: Sequence[Mapping[str, Any]]) -> int:

@@ -113,3 +113,18 @@ def test_a_hit_of_ccache_tells_no_time(target: NativeTarget, monkeypatch: pytest
     assert "compile_time_s" not in second.facts
     assert "compile_time_s" in again(launched, "timed").build(POINT, fresh=True).facts
     assert "compile_time_s" in replace(again(launched, "goal"), times_count=True).build(POINT).facts
+
+
+@pytest.mark.parametrize("victim", ["ld", "collect2", "as"])
+def test_a_linker_or_an_assembler_that_somebody_kills_is_no_verdict_on_the_point(
+    victim: str, target: NativeTarget, tmp_path: Path
+) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / victim).write_text("#!/bin/sh\nkill -9 $$\n")
+    (tmp_path / "tools" / victim).chmod(0o755)
+    (tmp_path / "g++").write_text(f'#!/bin/sh\nexec {HERE["g++"].path} -B {tmp_path}/tools/ "$@"\n')
+    (tmp_path / "g++").chmod(0o755)
+    killed = replace(target, compilers={"g++": replace(HERE["g++"], path=str(tmp_path / "g++"))})
+    with pytest.raises(TrialError) as caught:
+        killed.build(POINT)
+    assert (caught.value.reason, caught.value.again) == (Reason.COMPILE, True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizer.process import MAX_LOG, Conversation, conversation
+from optimizer.process import MAX_LOG, Conversation, conversation, killed
 from optimizer.targets.command import launcher
 from optimizer.trial import Reason, TrialError
 
@@ -70,10 +70,12 @@ class Programs:
             return TrialError(Reason.CRASH, f"{name} printed more than {MAX_OUTPUT >> 20} MiB{log}")
         status = int(answer["status"])
         if status == -signal.SIGKILL:
-            return TrialError(Reason.MEMORY, f"{name} was killed by the system, most likely for its memory{log}")
+            why = f"{name} was killed by the system, most likely for its memory{log}"
+            return TrialError(Reason.MEMORY, why, again=True)
         if status < 0:
             return TrialError(failing, f"{name} was ended by {signal.Signals(-status).name}{log}")
-        return TrialError(failing, f"{name} ended with status {status}{log}")
+        again = failing is Reason.COMPILE and killed(status, log)  # a compiler that it had started
+        return TrialError(failing, f"{name} ended with status {status}{log}", again=again)
 
     def found(self, pattern: str, file: Path) -> Sequence[Mapping[str, str]]:
         """All matches of a regular expression: {"value": …, "unit": …} each. Raises TrialError where it takes too

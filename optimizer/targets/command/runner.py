@@ -66,7 +66,7 @@ class CommandRunner:
             return {r.metric: self._readings(r, ran) for r in self.reads}
         except TrialError as error:
             log = f"{error.log}\n$ {shlex.join(self.command)}\n{ending(ran.stdout, ran.stderr)}"
-            raise TrialError(error.reason, log) from None
+            raise error.told(log) from None
 
     def _readings(self, reading: Reading, ran: Ran) -> tuple[float, ...]:
         if reading.cost:

@@ -114,7 +114,7 @@ class HostCheck:
                 f"libasan libubsan).\n{log}"
             )
         if done.status != 0:
-            raise TrialError(Reason.COMPILE, log)
+            raise TrialError(Reason.COMPILE, log, again=done.killed)
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class HostProgram:
             try:
                 check = case.judge(self.run(case.work, seed + number))
             except TrialError as error:
-                raise TrialError(error.reason, f"case {case.name}: {error.log}") from None
+                raise error.told(f"case {case.name}: {error.log}") from None
             if not check.errors:
                 raise TrialError(Reason.WRONG, f"case {case.name} compared nothing with its reference")
             for name, value in check.errors.items():
@@ -220,4 +220,4 @@ def _explained(error: TrialError) -> TrialError:
     for start, line in enumerate(lines):
         if "ERROR: AddressSanitizer" in line or "runtime error:" in line:
             return TrialError(Reason.CRASH, "\n".join(lines[start : start + SHOWN_LINES]))
-    return TrialError(error.reason, "\n".join(lines[:SHOWN_LINES]))
+    return error.told("\n".join(lines[:SHOWN_LINES]))

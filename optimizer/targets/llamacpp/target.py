@@ -109,7 +109,7 @@ class LlamaCppTarget:
         done = run_tool(command, max(START_S, self.limits.timeout_s), part)
         if done.status != 0:
             why = Reason.TIMEOUT if done.status is None else Reason.COMPILE
-            raise TrialError(why, f"{self.source.name} can't be had as {wanted}\n{done.output}")
+            raise TrialError(why, f"{self.source.name} can't be had as {wanted}\n{done.output}", again=done.killed)
         types = json.loads(done.output.strip().splitlines()[-1])["types"]
         (part / RECORD).write_text(json.dumps({"wall_s": done.wall_s, "types": types}), encoding="utf-8")
 

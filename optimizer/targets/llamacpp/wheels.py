@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from optimizer.files import made_once
-from optimizer.process import run_tool
+from optimizer.process import killed, run_tool
 from optimizer.space import digest
 from optimizer.targets.units import Compiler
 from optimizer.trial import Reason, TrialError
@@ -87,7 +87,8 @@ class Wheels:
         if done.status != 0:
             why = Reason.TIMEOUT if done.status is None else Reason.COMPILE
             said = f"{done.output}\n{log[-SHOWN_CHARS:]}"
-            raise TrialError(why, f"llama.cpp can't be built with CMAKE_ARGS='{shlex.join(flags)}'\n{said}")
+            text = f"llama.cpp can't be built with CMAKE_ARGS='{shlex.join(flags)}'\n{said}"
+            raise TrialError(why, text, again=killed(done.status, said))
         (wheel,) = part.glob("*.whl")
         with zipfile.ZipFile(wheel) as whole:
             whole.extractall(part, [name for name in whole.namelist() if name.startswith(LIBRARIES)])

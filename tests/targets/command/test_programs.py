@@ -71,6 +71,19 @@ def test_a_program_that_misbehaves_fails_its_trial(
     assert len(error.log) < 40_000
 
 
+def test_what_somebody_else_killed_is_no_verdict_on_the_point(started: Programs, tmp_path: Path) -> None:
+    def told(script: str, failing: Reason) -> bool:
+        with pytest.raises(TrialError) as caught:
+            started.run(["sh", "-c", script], tmp_path, {}, failing)
+        return caught.value.again
+
+    linker = "echo 'collect2: fatal error: ld terminated with signal 9 [Killed]' >&2; exit 2"
+    assert told("kill -KILL $$", Reason.CRASH)
+    assert told(linker, Reason.COMPILE)
+    assert not told(linker, Reason.CRASH)  # a program under test may print what it likes
+    assert not told("exit 2", Reason.COMPILE)
+
+
 def test_the_end_of_what_it_printed_is_in_the_log(started: Programs, tmp_path: Path) -> None:
     log = failure(started, "sh", "-c", "seq 100000; echo the end; exit 1", folder=tmp_path).log
     assert "the end" in log

@@ -186,6 +186,10 @@ for line in sys.stdin:
     text = open(request["source"]).read()
     if "crash" in text: os.abort()
     if "leave" in text: sys.exit(7)
+    if "killed" in text: os.kill(os.getpid(), 9)
+    if "fork" in text:
+        print(json.dumps({"built": False, "log": "the compiler ended with SIGKILL"}), flush=True)
+        continue
     if "hang" in text: time.sleep(600)
     if "nonsense" in text: print("hello", flush=True); continue
     open(request["output"], "wb").write(str(os.getpid()).encode())
@@ -217,6 +221,15 @@ def test_a_compiler_that_goes_wrong_costs_one_trial(text: str, reason: Reason, t
     assert caught.value.reason is reason
     assert "--gpu-architecture=sm_80" in caught.value.log
     assert compiled_by(fake, "good", tmp_path, timeout_s) != before  # another process
+    fake.close()
+
+
+@pytest.mark.parametrize(("text", "again"), [("killed", True), ("fork", True), ("crash", False), ("leave", False)])
+def test_a_compiler_that_somebody_kills_is_no_verdict_on_the_point(text: str, again: bool, tmp_path: Path) -> None:
+    fake = faked(tmp_path)
+    with pytest.raises(TrialError) as caught:
+        compiled_by(fake, text, tmp_path)
+    assert caught.value.again is again
     fake.close()
 
 

@@ -563,6 +563,16 @@ def test_code_that_does_not_compile(check: HostCheck) -> None:
     assert "too many" in caught.value.log
 
 
+def test_a_compiler_that_somebody_kills_is_no_verdict_on_the_point(check: HostCheck, tmp_path: Path) -> None:
+    source = tmp_path / "kernel.cu"
+    source.write_text('#include "device.cuh"\nextern "C" __global__ void k(float* y) { y[0] = 3; }\n', encoding="utf-8")
+    (tmp_path / "g++").write_text("#!/bin/sh\nkill -9 $$\n", encoding="utf-8")
+    (tmp_path / "g++").chmod(0o755)
+    with pytest.raises(TrialError) as caught:
+        replace(check, compiler=str(tmp_path / "g++")).program(source, KERNELS, (), ("k",))
+    assert (caught.value.reason, caught.value.again) == (Reason.COMPILE, True)
+
+
 def test_builds_are_kept_by_all_that_they_are_made_of(check: HostCheck, tmp_path: Path) -> None:
     for name in ("device.cuh", "cuda_on_host.h", "cuda_on_host.cpp"):
         shutil.copy(KERNELS / name, tmp_path / name)
