@@ -37,8 +37,18 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except (MlflowException, RequestException, SQLAlchemyError, OSError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise StoreError(first[:300]) from error
+        raise StoreError(_shortly(error)) from error
+
+
+def _shortly(error: BaseException) -> str:
+    """The first line; of a request that failed its address and what the system said, without the layers between."""
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    asked, layers, _ = first.partition(" failed with exception ")
+    if layers:
+        while (inner := error.__cause__ or error.__context__) is not None:
+            error = inner
+        first = f"{asked} failed: {error}"
+    return first[:300]
 
 
 def sqlite_path(uri: str) -> Path | None:

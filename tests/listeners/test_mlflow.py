@@ -151,8 +151,10 @@ def test_long_values_are_cut_not_refused(study: Study, uri: str) -> None:
 
 def test_a_store_s_own_errors_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(StoreError), store_errors():
+    with pytest.raises(StoreError) as caught, store_errors():
         MlflowClient("http://127.0.0.1:9").get_experiment_by_name("x")
+    asked = "API request to http://127.0.0.1:9/api/2.0/mlflow/experiments/get-by-name"
+    assert str(caught.value) == f"{asked} failed: [Errno 111] Connection refused"
 
 
 def test_the_table_ranks_by_objective_and_the_best_is_marked(study: Study, uri: str) -> None:
