@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from kernel_tuner import tune_kernel
 
+MANY = 1_000_000
 SOURCE = """
 #include "{source}"
 namespace {{
@@ -52,13 +53,14 @@ def main() -> None:
             compiler_options=[*asked["flags"], *asked["objects"]],
             restrictions=asked["restrictions"],
             strategy=asked["strategy"],
-            strategy_options={"time_limit": asked["budget_s"], "max_fevals": 1_000_000},
+            strategy_options={"time_limit": asked["budget_s"], "max_fevals": MANY, **asked["options_of_strategy"]},
         )
     took_s = time.perf_counter() - start
     worked = [r for r in results if isinstance(r.get("time"), int | float)]
     best = min(worked, key=lambda r: float(r["time"]))
     point = {name: best[name] for name in asked["params"]}
-    print(json.dumps({"point": point, "latency_s": best["time"] / 1e3, "evaluations": len(results), "took_s": took_s}))
+    tried = len({tuple(r[name] for name in asked["params"]) for r in results})  # there once each time it was asked for
+    print(json.dumps({"point": point, "latency_s": best["time"] / 1e3, "evaluations": tried, "took_s": took_s}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from random import Random
@@ -37,6 +37,7 @@ FLAGS = ("-std=c++17", "-fopenmp", "-O3", "-march=native")
 SPACE = ("target=gemm_cpu", "space=[gemm]", "space.threads=2", "device=cpu", "tracking=none")
 WORDS = (*SPACE, f"target.flags=[{','.join(map(repr, FLAGS))}]", "build_cache.folder=null")
 MEASURE = "quick"  # of ours: five readings at least, as the peers take seven
+ENDLESS = {"genetic_algorithm": {"maxiter": 1_000_000}}  # its 90 generations end before the budget does
 ROUNDS = 12
 READINGS = 15
 
@@ -143,10 +144,15 @@ def measured_again(setup: Setup, points: Mapping[str, Point], seed: int) -> dict
     return {name: {"median_s": median(values), "rounds_s": values} for name, values in readings.items()}
 
 
-def interval(values: Sequence[float]) -> list[float]:
-    """A bootstrapped 95% interval of the median."""
+def interval(repeats: Sequence[Sequence[float]]) -> list[float]:
+    """A bootstrapped 95% interval of the median of all rounds: repeats are drawn, then rounds of each."""
     rng = Random(0)
-    medians = sorted(median(rng.choices(values, k=len(values))) for _ in range(2000))
+
+    def drawn() -> Iterator[float]:
+        for rounds in rng.choices(repeats, k=len(repeats)):
+            yield from rng.choices(rounds, k=len(rounds))
+
+    medians = sorted(median(drawn()) for _ in range(2000))
     return [medians[49], medians[1950]]
 
 
@@ -158,7 +164,7 @@ def ratios(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             each = [by_round(r["again"][name], r["again"][mine]) for r in repeats if name in r["again"]]
             if each:
                 values = [ratio for rounds in each for ratio in rounds]
-                summary = {"median": median(values), "interval_95": interval(values)}
+                summary = {"median": median(values), "interval_95": interval(each)}
                 found[f"{name}_to_{mine}"] = {**summary, "repeats": [median(rounds) for rounds in each]}
     return found
 
@@ -218,7 +224,8 @@ def one(setup: Setup, folder: Path, given: argparse.Namespace, number: int) -> d
 
     def run_kernel_tuner() -> None:
         asked = asked_of(setup, given.budget, number, folder, "-fPIC")
-        asked |= {"strategy": given.strategy, "objects": [f"-Wl,{path}" for path in asked["objects"]]}
+        asked |= {"strategy": given.strategy, "options_of_strategy": ENDLESS.get(given.strategy, {})}
+        asked |= {"objects": [f"-Wl,{path}" for path in asked["objects"]]}
         told["kernel_tuner"] = peer(given.kernel_tuner, "kernel_tuner_peer.py", asked)
 
     def run_opentuner() -> None:
