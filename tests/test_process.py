@@ -447,7 +447,7 @@ def test_a_tool_that_takes_too_much_memory_is_ended(tmp_path: Path) -> None:
         "echo 'collect2: fatal error: ld terminated with signal 9 [Killed]'; exit 1",
         "echo 'lto-wrapper: fatal error: g++ terminated with signal 15 [Terminated]'; exit 1",
         """echo "nvcc error   : 'cicc' died due to signal 9 (Kill signal)"; exit 9""",
-        "sh -c 'kill -9 $$'",  # the status is 137, as nvcc's is whose ptxas was killed
+        "sh -c 'kill -9 $$'; exit $?",  # the status is 137, as nvcc's is whose ptxas was killed
         "kill -9 $$",
         "kill $$",
     ],
