@@ -4,9 +4,9 @@ python -m venv /tmp/opentuner && /tmp/opentuner/bin/pip install opentuner
 python experiments/pipeline/peers.py --opentuner /tmp/opentuner/bin/python     (an hour and a half: 5 repeats of 300 s)
 
 The tools take turns, in an order that changes from repeat to repeat. What each calls its best (ours: the best trial as
-measured, at the full budget and at half of it, before any confirmation) is built by the same command and measured
-again, interleaved, in processes started anew each round. Writes peers.json beside itself after every repeat; the same
-command goes on where it was interrupted.
+measured, at the full budget, at half and at a quarter of it, before any confirmation) is built by the same command and
+measured again, interleaved, in processes started anew each round. Writes peers.json beside itself after every repeat;
+the same command goes on where it was interrupted.
 """
 
 import argparse
@@ -38,6 +38,7 @@ SPACE = ("target=gemm_cpu", "space=[gemm]", "space.threads=2", "device=cpu", "tr
 WORDS = (*SPACE, f"target.flags=[{','.join(map(repr, FLAGS))}]", "build_cache.folder=null")
 MEASURE = "quick"  # of ours: five readings at least, as the peers take seven
 ENDLESS = {"genetic_algorithm": {"maxiter": 1_000_000}}  # its 90 generations end before the budget does
+OURS = {"ours": 1.0, "ours_half_time": 0.5, "ours_quarter_time": 0.25}  # at which share of the budget
 ROUNDS = 12
 READINGS = 15
 
@@ -107,7 +108,7 @@ def ours(setup: Setup, folder: Path, budget_s: float, seed: int) -> tuple[dict[s
         [sys.executable, "-m", "optimizer", "search", *words], cwd=folder, check=True, capture_output=True, text=True
     )
     study = read(folder / "studies" / "ours" / "journal.jsonl")
-    bests = {"ours": best_until(study, budget_s), "ours_half_time": best_until(study, budget_s / 2)}
+    bests = {name: best_until(study, budget_s * share) for name, share in OURS.items()}
     told = {
         "evaluations": len(study.trials),
         "took_s": study.trials[-1].elapsed_s,
@@ -159,9 +160,10 @@ def interval(repeats: Sequence[Sequence[float]]) -> list[float]:
 def ratios(repeats: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Latency of each over that of ours, round by round: above 1, ours is faster."""
     found = {}
-    for mine in ("ours", "ours_half_time"):
+    for mine in OURS:
         for name in ("kernel_tuner", "opentuner", "baseline"):
-            each = [by_round(r["again"][name], r["again"][mine]) for r in repeats if name in r["again"]]
+            both = [r["again"] for r in repeats if name in r["again"] and mine in r["again"]]
+            each = [by_round(again[name], again[mine]) for again in both]
             if each:
                 values = [ratio for rounds in each for ratio in rounds]
                 summary = {"median": median(values), "interval_95": interval(each)}
