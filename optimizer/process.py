@@ -42,7 +42,7 @@ _KILLED = re.compile(
     r"|(terminated with|ended by|died due to) signal (9|15)\b|ended with SIG(KILL|TERM)"
 )
 """What is said when another process of a compiler was killed: by g++, by clang++, by collect2 and lto-wrapper, by nvcc,
-by targets/cuda/nvrtc.py."""
+by targets/cuda/nvrtc.py and targets/torch/worker.py."""
 
 
 @dataclass

@@ -21,6 +21,8 @@ import gc
 import json
 import math
 import os
+import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -63,7 +65,7 @@ def main(document: Mapping[str, Json]) -> int:
     except BaseException as error:
         traceback.print_exc()
         known = Reason.COMPILE if act == "build" else Reason.CRASH
-        _failed(protocol, _reason(error, known), f"{type(error).__name__}: {error}"[:4000])
+        _failed(protocol, _reason(error, known), f"{type(error).__name__}: {error}"[:4000] + _signal_of(error))
         raise
     return 0
 
@@ -73,6 +75,16 @@ def _reason(error: BaseException, known: Reason) -> Reason:
     if "can't allocate memory" in text or "out of memory" in text.lower():
         return Reason.MEMORY
     return Reason.REJECTED if type(error).__name__ in ("RecompileError", "RecompileLimitExceeded") else known
+
+
+def _signal_of(error: BaseException) -> str:
+    """By which signal a compiler ended whose end the error tells without it; nothing where it was none."""
+    one: BaseException | None = error
+    while one is not None:
+        if isinstance(one, subprocess.CalledProcessError) and one.returncode < 0:
+            return f"\nthe compiler ended with {signal.Signals(-one.returncode).name}"
+        one = one.__cause__ or one.__context__
+    return ""
 
 
 def _failed(protocol: TextIO, reason: Reason, message: str) -> int:

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
-from torchmodels import Make, failure, tried
+from torchmodels import MODELS, Make, failure, tried
 
 from optimizer.config.native import found_compilers
 from optimizer.space import Point
+from optimizer.targets.native import Limits
+from optimizer.targets.torch.target import IMPORTED, TorchTarget
+from optimizer.targets.torch.workers import Zygote
 from optimizer.trial import Reason
 
 pytestmark = pytest.mark.skipif("g++" not in found_compilers(), reason="Inductor needs g++")
@@ -55,3 +58,21 @@ def test_an_option_that_this_torch_lacks_is_refused() -> None:
 
     with pytest.raises(TrialError, match=r"cpp\.no_such"):
         in_effect({"cpp.no_such": 1})
+
+
+@pytest.mark.parametrize(
+    "script", ["kill -9 $$", "echo 'g++: fatal error: Killed signal terminated program cc1plus' >&2; exit 1"]
+)
+def test_a_compiler_of_torch_that_somebody_kills_is_no_verdict_on_the_point(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *--version*) exec g++ "$@";; esac\n{script}\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    zygote, limits = Zygote(IMPORTED), Limits(300.0, 8 << 30)
+    given = {"model": f"{MODELS}:tiny"}
+    target = TorchTarget("own", given, Point({}), "cpu", tmp_path, tmp_path / "cache", limits, zygote=zygote)
+    error = failure(lambda: target.build(Point({"backend": "compile"})))
+    zygote.close()
+    assert (error.reason, error.again) == (Reason.COMPILE, True)
