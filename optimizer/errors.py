@@ -1,6 +1,6 @@
 """How a request that can't be carried out is told to the person who made it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
@@ -11,6 +11,14 @@ where an object was due, a number that no float can hold, nested beyond all meas
 def lacking(error: Exception) -> str:
     """What a document lacks that raised one of MALFORMED, for people."""
     return f"no {error}" if isinstance(error, KeyError) else str(error)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from or beside, and so on inwards."""
+    one: BaseException | None = error
+    while one is not None:
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 class ConfigError(Exception):

@@ -10,7 +10,6 @@ import errno
 import json
 import math
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from optimizer import keeper
 from optimizer.conditions import listed
 from optimizer.errors import ConfigError
 from optimizer.forkserver import Child, Ended, ForkServer, NotStartedError
+from optimizer.kills import killed, tells_of_a_kill
 from optimizer.space import Json
 from optimizer.trial import Reason, TrialError
 
@@ -36,13 +36,6 @@ MAX_FOLDER = 4 << 30  # bytes that the files of a program under test may take to
 START_S = 60.0  # for the system to start a program
 WATCH_S = 0.25  # between two looks at what a program takes
 LIFE_S = 1.0  # between two looks at whether a program that says nothing lives
-KILLS = (signal.SIGKILL, signal.SIGTERM)
-_KILLED = re.compile(
-    r"(Killed|Terminated) signal terminated program|unable to execute command: (Killed|Terminated)"
-    r"|(terminated with|ended by|died due to) signal (9|15)\b|ended with SIG(KILL|TERM)"
-)
-"""What is said when another process of a compiler was killed: by g++, by clang++, by collect2 and lto-wrapper, by nvcc,
-by targets/cuda/nvrtc.py and targets/torch/worker.py."""
 
 
 @dataclass
@@ -161,16 +154,6 @@ def adopted(group: int) -> Iterator[None]:
         yield
     finally:
         _LIVE.discard(group)
-
-
-def killed(status: int | None, said: str) -> bool:
-    """Whether somebody else killed a tool or, as its status or what it said tells, a process of its own.
-
-    status: negative for a signal, 128 + signal as a shell tells it; None where a time limit ended the tool.
-    """
-    if not status:
-        return False
-    return any(status in (-number, 128 + number) for number in KILLS) or _KILLED.search(said) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +307,7 @@ class Conversation:
             return TrialError(Reason.CRASH, str(error)[:MAX_LOG])
         reason = known.get(str(error.get("reason")), Reason.CRASH)
         log = f"{str(error.get('message', ''))[:MAX_LOG]}{self._said()}"
-        return TrialError(reason, log, again=reason is Reason.COMPILE and _KILLED.search(log) is not None)
+        return TrialError(reason, log, again=reason is Reason.COMPILE and tells_of_a_kill(log))
 
     def _ended(self) -> TrialError:
         """Why a program that should have answered is gone."""

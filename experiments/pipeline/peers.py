@@ -37,7 +37,6 @@ FLAGS = ("-std=c++17", "-fopenmp", "-O3", "-march=native")
 SPACE = ("target=gemm_cpu", "space=[gemm]", "space.threads=2", "device=cpu", "tracking=none")
 WORDS = (*SPACE, f"target.flags=[{','.join(map(repr, FLAGS))}]", "build_cache.folder=null")
 MEASURE = "quick"  # of ours: five readings at least, as the peers take seven
-ENDLESS = {"genetic_algorithm": {"maxiter": 1_000_000}}  # its 90 generations end before the budget does
 OURS = {"ours": 1.0, "ours_half_time": 0.5, "ours_quarter_time": 0.25}  # at which share of the budget
 ROUNDS = 12
 READINGS = 15
@@ -226,8 +225,7 @@ def one(setup: Setup, folder: Path, given: argparse.Namespace, number: int) -> d
 
     def run_kernel_tuner() -> None:
         asked = asked_of(setup, given.budget, number, folder, "-fPIC")
-        asked |= {"strategy": given.strategy, "options_of_strategy": ENDLESS.get(given.strategy, {})}
-        asked |= {"objects": [f"-Wl,{path}" for path in asked["objects"]]}
+        asked |= {"strategy": given.strategy, "objects": [f"-Wl,{path}" for path in asked["objects"]]}
         told["kernel_tuner"] = peer(given.kernel_tuner, "kernel_tuner_peer.py", asked)
 
     def run_opentuner() -> None:

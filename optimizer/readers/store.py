@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optimizer.errors import causes
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -45,9 +47,8 @@ def _shortly(error: BaseException) -> str:
     first = next(iter(str(error).splitlines()), type(error).__name__)
     asked, layers, _ = first.partition(" failed with exception ")
     if layers:
-        while (inner := error.__cause__ or error.__context__) is not None:
-            error = inner
-        first = f"{asked} failed: {error}"
+        *_, innermost = causes(error)
+        first = f"{asked} failed: {innermost}"
     return first[:300]
 
 

@@ -8,9 +8,9 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "optimizer"
 ORDER = [
     "__init__", "errors", "files", "expression", "space", "feasible", "trial", "metrics", "stats", "objective",
-    "text", "recipe", "protocols", "strategies", "conditions", "keeper", "forkserver", "process", "targets", "nvml",
-    "telemetry", "device", "waiting", "executors", "measure", "study", "confirm", "noise", "journal", "readers", "race",
-    "report", "listeners", "export", "resources", "config", "session", "production", "cli", "__main__",
+    "text", "recipe", "protocols", "strategies", "conditions", "keeper", "forkserver", "kills", "process", "targets",
+    "nvml", "telemetry", "device", "waiting", "executors", "measure", "study", "confirm", "noise", "journal", "readers",
+    "race", "report", "listeners", "export", "resources", "config", "session", "production", "cli", "__main__",
 ]  # fmt: skip
 HEAVY = {
     "mlflow": {

@@ -163,6 +163,7 @@ def test_a_regression_ends_with_1_and_a_schedule_with_it(tmp_path: Path) -> None
     place = shipped_at(tmp_path, 1.4)
     done = command("monitor", str(place), "--every", "1h", "tracking=none", *QUICK, cwd=tmp_path, status=1)
     assert "broken" in done.stdout
+    assert "promised were" in done.stdout
     assert "less at most 5 %" in done.stdout
 
 

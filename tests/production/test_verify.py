@@ -49,7 +49,9 @@ def test_a_promise_that_is_true_is_kept(synthetic: Path, tmp_path: Path) -> None
 def test_a_ratio_that_is_gone_breaks_the_promise(tmp_path: Path) -> None:
     found = verification(shipped_at(tmp_path, 1.3), tmp_path / "builds")
     assert found.finding is Finding.BROKEN
+    assert "promised were" in found.why[0]
     assert "less at most 5 %" in found.why[0]
+    assert "at least" in found.why[0]
 
 
 def test_what_the_search_had_seen_before_its_proof_bounds_the_promise(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optimizer.process import MAX_LOG, Conversation, conversation, killed
+from optimizer.kills import killed
+from optimizer.process import MAX_LOG, Conversation, conversation
 from optimizer.targets.command import launcher
 from optimizer.trial import Reason, TrialError
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Protocol
 
 from optimizer.errors import ConfigError
-from optimizer.process import killed, run_tool
+from optimizer.kills import tells_of_a_kill
+from optimizer.process import run_tool
 from optimizer.targets.cuda.sass import wheel_program
 from optimizer.targets.cuda.workers import Workers
 from optimizer.trial import Reason, TrialError
@@ -165,7 +166,7 @@ class Nvrtc:
             raise error.told(_told(shown, f"NVRTC: {error.log}"), reason) from None
         log = str(told.get("log", ""))
         if told.get("built") is not True:
-            raise TrialError(Reason.COMPILE, _told(shown, log), again=killed(1, log))
+            raise TrialError(Reason.COMPILE, _told(shown, log), again=tells_of_a_kill(log))
         facts = {"compile_time_s": float(told["wall_s"]), "compile_cpu_time_s": float(told["cpu_s"])}
         return Built(output.read_bytes(), shown, log, facts | phases(log))
 

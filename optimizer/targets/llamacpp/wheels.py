@@ -11,13 +11,13 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock
 
 from optimizer.files import made_once
-from optimizer.process import killed, run_tool
+from optimizer.process import run_tool
 from optimizer.space import digest
 from optimizer.targets.units import Compiler
 from optimizer.trial import Reason, TrialError
@@ -88,7 +88,7 @@ class Wheels:
             why = Reason.TIMEOUT if done.status is None else Reason.COMPILE
             said = f"{done.output}\n{log[-SHOWN_CHARS:]}"
             text = f"llama.cpp can't be built with CMAKE_ARGS='{shlex.join(flags)}'\n{said}"
-            raise TrialError(why, text, again=killed(done.status, said))
+            raise TrialError(why, text, again=replace(done, output=said).killed)
         (wheel,) = part.glob("*.whl")
         with zipfile.ZipFile(wheel) as whole:
             whole.extractall(part, [name for name in whole.namelist() if name.startswith(LIBRARIES)])

@@ -32,7 +32,7 @@ from typing import Any, TextIO
 
 import torch
 
-from optimizer.errors import ConfigError
+from optimizer.errors import ConfigError, causes
 from optimizer.space import Json
 from optimizer.targets.torch.backends import options
 from optimizer.targets.torch.jobs import Work, set_threads, threads_used
@@ -79,11 +79,9 @@ def _reason(error: BaseException, known: Reason) -> Reason:
 
 def _signal_of(error: BaseException) -> str:
     """By which signal a compiler ended whose end the error tells without it; nothing where it was none."""
-    one: BaseException | None = error
-    while one is not None:
+    for one in causes(error):
         if isinstance(one, subprocess.CalledProcessError) and one.returncode < 0:
             return f"\nthe compiler ended with {signal.Signals(-one.returncode).name}"
-        one = one.__cause__ or one.__context__
     return ""
 
 
